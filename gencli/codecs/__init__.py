@@ -1,0 +1,1 @@
+"""Between data and the space a model lives in."""

@@ -1,0 +1,1 @@
+"""Generation of many samples, and numbers with receipts."""

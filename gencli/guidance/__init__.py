@@ -1,0 +1,1 @@
+"""Denoisers made of denoisers."""

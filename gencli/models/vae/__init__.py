@@ -1,0 +1,1 @@
+"""Variational and vector-quantised autoencoders."""

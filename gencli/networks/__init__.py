@@ -1,0 +1,1 @@
+"""Architectures that know no method."""

@@ -1,0 +1,57 @@
+"""What every sampler is: an iterator of frames, of which the last holds the samples."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+from torch import Tensor
+
+from gencli.config import Component
+from gencli.core import Batch, Model, Rng, Spec
+from gencli.errors import GencliError
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One state on the way to the samples.
+
+    Args:
+        x: what a person should see at this point, in model space `(N, *spec.x.shape)`; the last frame's are the samples.
+        index: 0 … total − 1.
+        total: number of frames.
+        info: numbers about this state (`sigma`, `entropy`).
+    """
+
+    x: Tensor
+    index: int
+    total: int
+    info: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+class Sampler(Component):
+    """Needs one interface of a model and nothing else."""
+
+    interface: ClassVar[type[Any]]  # Denoiser, NextToken, TokenDenoiser or LatentVariable
+
+    def __init__(self, config: Any) -> None:
+        self.config = config
+
+    def check(self, model: Model) -> None:
+        """Refuse a model that does not fit, with the reason."""
+        if not isinstance(model, self.interface):
+            name = type(self).__name__
+            raise GencliError(
+                f"sampler {name} needs a model that offers {self.interface.__name__}, {type(model).__name__} does not",
+                "see `gencli list samplers` for one that fits",
+            )
+
+    @abstractmethod
+    def frames(self, model: Model, spec: Spec, n: int, rng: Rng, cond: Batch, guidance: float = 1.0) -> Iterator[Frame]:
+        """Frames of `n` samples, one a row of `rng`; conditions are `(n, …)`; guidance 1 = conditional, no second call."""
+
+    def evaluations(self, model: Model, spec: Spec) -> int:
+        """Network evaluations that one batch of samples costs, for the estimate shown before sampling."""
+        return 1
