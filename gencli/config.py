@@ -16,7 +16,6 @@ from typing import Any, ClassVar, Literal, Self, TypeVar
 from gencli import registry
 from gencli.errors import GencliError
 
-
 T = TypeVar("T")
 
 
@@ -29,7 +28,9 @@ class Component:
     """Anything that is chosen by name: a model, network, sampler, codec, data set or metric."""
 
     Config: ClassVar[type[Any]] = NoSettings
-    config: Any
+
+    def __init__(self, config: Any, *args: Any, **kwargs: Any) -> None:
+        self.config = config
 
     @classmethod
     def make(cls, values: Mapping[str, Any] | None = None, *args: Any, **kwargs: Any) -> Self:

@@ -115,11 +115,11 @@ class Rng:
         """Whole numbers in [0, high)."""
         return self._draw(shape, lambda size, g: torch.randint(high, size, generator=g, device=g.device))
 
-    def multinomial(self, p: Tensor) -> Tensor:
-        """One draw `(N,)` from each row of probabilities `(N, K)`, by inversion in float64."""
+    def multinomial(self, p: Tensor, u: Tensor | None = None) -> Tensor:
+        """One draw `(N,)` from each row of probabilities `(N, K)`, by inversion of `u` (drawn if not given) in float64."""
         edges = p.double().cumsum(-1)
-        u = self.uniform((len(p),), torch.float64).to(p.device) * edges[:, -1]
-        drawn = torch.searchsorted(edges, u[:, None], right=True).squeeze(-1)
+        drawn_u = self.uniform((len(p),), torch.float64).to(p.device) if u is None else u
+        drawn = torch.searchsorted(edges, (drawn_u * edges[:, -1])[:, None], right=True).squeeze(-1)
         last = p.shape[-1] - 1 - (p.flip(-1) > 0).long().argmax(-1)  # rounding never picks a value of probability zero
         return torch.minimum(drawn, last)
 
@@ -188,7 +188,7 @@ class Model(nn.Module, Component, ABC):
     couples: ClassVar[bool] = False  # a sample's loss depends on its batch-mates (batch norm, optimal-transport pairs)
 
     def __init__(self, config: Any, spec: Spec) -> None:
-        super().__init__()
+        nn.Module.__init__(self)
         self.config = config
         self.spec = spec
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
@@ -54,6 +54,7 @@ class Data(Component):
 
     def __init__(self, config: Any) -> None:
         self.config = config
+        self.progress: Callable[[str, int, int], None] | None = None  # told what is done, how much of it, of how much
         self._splits: dict[str, Split] | None = None
 
     @abstractmethod

@@ -39,6 +39,12 @@ class Sampler(Component):
     def __init__(self, config: Any) -> None:
         self.config = config
 
+    @classmethod
+    def fits(cls, model: type[Model]) -> bool:
+        """Whether models of this class offer the interface, judged by its methods, so that nothing is built."""
+        methods = [name for name, value in vars(cls.interface).items() if callable(value) and not name.startswith("_")]
+        return all(hasattr(model, name) for name in methods)
+
     def check(self, model: Model) -> None:
         """Refuse a model that does not fit, with the reason."""
         if not isinstance(model, self.interface):

@@ -1,0 +1,282 @@
+"""A run on disk and in memory: everything needed to sample, evaluate, or serve as another run's codec or teacher.
+
+    checkpoints/NAME/  config.json  model.safetensors (averaged weights)  codec/ sources/KEY/ (nested bundles)  train/
+
+Loading reads JSON and safetensors and executes no code.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+
+from gencli import registry
+from gencli.config import choose
+from gencli.core import Batch, Codec, Denoiser, Field, LatentVariable, Model, NextToken, Rng, Spec, TokenDenoiser
+from gencli.errors import GencliError
+
+FORMAT = 1
+DEFAULT_SAMPLERS = (
+    (Denoiser, "ddim"),
+    (NextToken, "next-token"),
+    (TokenDenoiser, "confidence"),
+    (LatentVariable, "prior"),
+)
+
+
+def field_from(values: Mapping[str, Any]) -> Field:
+    """A `Field` from its JSON form."""
+    made = dict(values)
+    made["shape"] = tuple(made.get("shape", ()))
+    made["range"] = tuple(made["range"]) if made.get("range") else None
+    made["names"] = tuple(made.get("names", ()))
+    return Field(**made)
+
+
+def spec_from(values: Mapping[str, Any]) -> Spec:
+    """A `Spec` from its JSON form."""
+    return Spec(field_from(values["x"]), {key: field_from(value) for key, value in values.get("cond", {}).items()})
+
+
+def spec_to(spec: Spec) -> dict[str, Any]:
+    """A `Spec` as JSON."""
+    return {
+        "x": dataclasses.asdict(spec.x),
+        "cond": {key: dataclasses.asdict(value) for key, value in spec.cond.items()},
+    }
+
+
+@dataclass
+class Run:
+    """A model with its codecs: what `train` makes and every other command takes."""
+
+    model: Model
+    codecs: list[Codec]
+    spec: Spec  # of model space
+    data_spec: Spec
+    config: dict[str, Any] = field(default_factory=dict)
+    sources: dict[str, Run] = field(default_factory=dict)
+    path: Path | None = None
+
+    # ------------------------------------------------------------------------------------------------------------- making
+
+    @classmethod
+    def build(
+        cls,
+        recipe: Mapping[str, Any],
+        data_spec: Spec,
+        codec_run: Run | None = None,
+        sources: dict[str, Run] | None = None,
+    ) -> Run:
+        """A fresh run from a recipe's tables and what the data are; refuses a recipe that does not fit, with the reason."""
+        part = choose("models", recipe["model"], where="model")
+        kind = part.load()
+        tables = [{"name": "learned"}] if codec_run else recipe.get("codecs") or getattr(kind, "codecs", [])
+        codecs: list[Codec] = []
+        spec = data_spec
+        for table in tables:
+            chosen = choose("codecs", table, where="codecs")
+            codec = chosen.build(codec_run) if chosen.name == "learned" else chosen.build()
+            spec = codec.spec(spec)
+            codecs.append(codec)
+        model = part.build(spec)
+        model.attach()
+        return cls(model, codecs, spec, data_spec, {"recipe": dict(recipe)}, sources or {})
+
+    @classmethod
+    def load(cls, path: Path | str, device: torch.device | str = "cpu") -> Run:
+        """The run in a folder, with its averaged weights, ready to sample."""
+        path = Path(path)
+        config = read_config(path)
+        nested = path / "codec"
+        codec_run = cls.load(nested, device) if (nested / "config.json").exists() else None
+        sources = {key: cls.load(path / "sources" / key, device) for key in config.get("sources", [])}
+        run = cls.build(config["recipe"], spec_from(config["data"]["spec"]), codec_run, sources)
+        run.config, run.path = config, path
+        load_weights(run.model, path / "model.safetensors", allow_missing=run.model.training_only)
+        run.model.eval().requires_grad_(False).to(device)
+        return run
+
+    # ------------------------------------------------------------------------------------------------------------ data space
+
+    def encode(self, batch: Batch, rng: Rng) -> Batch:
+        """Data to model space."""
+        for codec in self.codecs:
+            batch = codec.draw(codec.encode(batch), rng)
+        return {key: value.to(self.model.device) for key, value in batch.items()}
+
+    def decode(self, batch: Batch) -> Batch:
+        """Model space to data."""
+        for codec in reversed(self.codecs):
+            batch = codec.decode(batch)
+        return batch
+
+    # -------------------------------------------------------------------------------------------------------------- sampling
+
+    def sampler(self, name: str | None = None, settings: Mapping[str, Any] | None = None) -> Any:
+        """The sampler called `name`, or the run's own; refuses one that does not fit the model."""
+        own = dict(self.config.get("recipe", {}).get("sample", {}))
+        own.pop("guidance", None)
+        chosen = name or own.get("name") or self.default_sampler()
+        same = registry.public_name(own.get("name", "")) == registry.public_name(chosen)
+        table = {**(own if same else {}), **(settings or {}), "name": chosen}
+        sampler = choose("samplers", table).build()
+        sampler.check(self.model)
+        return sampler
+
+    def default_sampler(self) -> str:
+        """The sampler for the interface that the model offers."""
+        for interface, name in DEFAULT_SAMPLERS:
+            if isinstance(self.model, interface):
+                return name
+        named = f"`{self.name}`"
+        prior = f"train a prior over its codes: `gencli train gated-pixelcnn --codec {self.name}`"
+        raise GencliError(f"run {named} cannot be sampled: {type(self.model).__name__} has no prior", prior)
+
+    def frames(
+        self, rng: Rng, cond: Batch | None = None, sampler: Any = None, guidance: float = 1.0, every: bool = False
+    ) -> Iterator[tuple[Any, Tensor | None]]:
+        """Frames of one sample a row of `rng`, each with its picture in data space (only the last unless `every`)."""
+        sampler = sampler or self.sampler()
+        given = {key: value.to(self.model.device) for key, value in (cond or {}).items()}
+        for key, source in self.sources.items():
+            if key in self.spec.cond and key not in given:
+                inner = {k: v for k, v in given.items() if k in source.spec.cond}
+                given[key] = source.sample(rng.at("source", key), inner)["x"]
+        with torch.no_grad():
+            for frame in sampler.frames(self.model, self.spec, len(rng), rng, given, guidance):
+                last = frame.index == frame.total - 1
+                yield frame, self.decode({"x": frame.x, **given})["x"].cpu() if every or last else None
+
+    def sample(self, rng: Rng, cond: Batch | None = None, sampler: Any = None, guidance: float = 1.0) -> Batch:
+        """Samples in data space, one a row of `rng`, with their conditions."""
+        picture: Tensor | None = None
+        for _, picture in self.frames(rng, cond, sampler, guidance):  # noqa: B007
+            pass
+        assert picture is not None, "a sampler must yield at least one frame"
+        return {"x": picture, **(cond or {})}
+
+    # --------------------------------------------------------------------------------------------------------------- identity
+
+    @property
+    def name(self) -> str:
+        """The folder's name."""
+        return self.path.name if self.path else self.config.get("name", "unsaved")
+
+    @property
+    def step(self) -> int:
+        """How many optimiser steps the loaded weights have had."""
+        return int(self.config.get("step", 0))
+
+    @property
+    def guidance(self) -> float:
+        """The recipe's default guidance scale."""
+        return float(self.config.get("recipe", {}).get("sample", {}).get("guidance", 1.0))
+
+    def weights_hash(self) -> str:
+        """sha256 of the weights file, shortened, for receipts and cache keys."""
+        assert self.path is not None, "only a saved run has a hash"
+        digest = hashlib.sha256((self.path / "model.safetensors").read_bytes())
+        nested = self.path / "codec" / "model.safetensors"
+        if nested.exists():
+            digest.update(nested.read_bytes())
+        return digest.hexdigest()[:16]
+
+
+# ---------------------------------------------------------------------------------------------------------------------- files
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """A run's config.json; a `GencliError` says what is wrong with a folder that is no run, damaged, or too new."""
+    file = path / "config.json"
+    if not file.is_file():
+        raise GencliError(f"{path} is not a run: it has no config.json", "see `gencli list runs`")
+    try:
+        config = json.loads(file.read_text(encoding="utf-8"))
+        version = int(config["format"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise GencliError(f"{file} is damaged: {error}", "restore it from a copy, or train again") from None
+    if version > FORMAT:
+        by = config.get("gencli", "a newer version")
+        raise GencliError(
+            f"{path} is a run of format {version}, made by gencli {by}; this version reads up to {FORMAT}",
+            "upgrade gencli",
+        )
+    return config
+
+
+def state_of(module: nn.Module) -> dict[str, Tensor]:
+    """A module's state by name, contiguous on the CPU, tied tensors once."""
+    seen: set[tuple[int, torch.Size]] = set()
+    made: dict[str, Tensor] = {}
+    for name, value in module.state_dict().items():
+        key = (value.data_ptr(), value.shape)
+        if value.numel() and key in seen:
+            continue
+        seen.add(key)
+        made[name] = value.detach().to("cpu").contiguous()
+    return made
+
+
+def read_tensors(file: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The tensors and the metadata of a safetensors file; a damaged one is a `GencliError` naming it."""
+    try:
+        with safe_open(file, framework="pt") as handle:
+            return {key: handle.get_tensor(key) for key in handle.keys()}, dict(handle.metadata() or {})  # noqa: SIM118
+    except FileNotFoundError:
+        raise GencliError(f"{file} is missing", "resume the run to write it again, or train anew") from None
+    except (SafetensorError, OSError, ValueError) as error:
+        raise GencliError(
+            f"{file} is damaged: {error}", "resume the run: it falls back to the last good state"
+        ) from None
+
+
+def load_weights(model: nn.Module, file: Path, allow_missing: tuple[str, ...] = ()) -> dict[str, str]:
+    """Fill a model from a safetensors file, refusing keys that do not fit; returns the file's metadata."""
+    tensors, metadata = read_tensors(file)
+    load_tensors(model, tensors, str(file), allow_missing)
+    return metadata
+
+
+def load_tensors(model: nn.Module, tensors: dict[str, Tensor], where: str, allow_missing: tuple[str, ...] = ()) -> None:
+    """Fill a model from tensors by name; tied tensors may stand once."""
+    own = model.state_dict()
+    wrong = [key for key in tensors if key not in own or own[key].shape != tensors[key].shape]
+    tied = set(own) - set(state_of(model))
+    absent = [
+        key for key in own if key not in tensors and key not in tied and not key.startswith(allow_missing or ("\0",))
+    ]
+    if wrong or absent:
+        first = wrong[0] if wrong else absent[0]
+        raise GencliError(
+            f"{where} does not fit the model: {len(wrong)} unexpected and {len(absent)} missing tensors, first '{first}'",
+            "the weights belong to other settings",
+        )
+    model.load_state_dict(tensors, strict=False)
+
+
+def nest(run: Run, folder: Path) -> None:
+    """Copy what is needed of a saved run into `folder` (hard links where possible)."""
+    assert run.path is not None, "only a saved run can be nested"
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in ("config.json", "model.safetensors"):
+        target = folder / name
+        target.unlink(missing_ok=True)
+        try:
+            os.link(run.path / name, target)
+        except OSError:
+            shutil.copy2(run.path / name, target)
+    for inner in ("codec", "sources"):
+        if (run.path / inner).is_dir():
+            shutil.copytree(run.path / inner, folder / inner, dirs_exist_ok=True)

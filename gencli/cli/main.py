@@ -1,0 +1,134 @@
+"""The entry point: the list of commands, each loaded when first needed, and the one place where errors end."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import os
+import sys
+from typing import Any
+
+import typer
+import typer.main
+from typer.core import TyperGroup
+
+from gencli import registry
+from gencli.cli import console
+from gencli.errors import GencliError
+
+COMMANDS = {
+    "train": "train",
+    "sample": "sample",
+    "eval": "eval",
+    "list": "list_",
+    "info": "info",
+    "data": "data",
+    "demo": "demo",
+}
+ALIASES = {"evaluate": "eval"}
+
+
+class Root(TyperGroup):
+    """The commands by name; a module of `gencli.cli` each."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        name = ALIASES.get(cmd_name, cmd_name)
+        if name not in COMMANDS:
+            raise registry.unknown("command", cmd_name, [*COMMANDS, *ALIASES], "gencli --help")
+        return importlib.import_module(f"gencli.cli.{COMMANDS[name]}").command()
+
+
+app = typer.Typer(cls=Root, no_args_is_help=True, rich_markup_mode="rich", pretty_exceptions_enable=False)
+
+
+@app.callback(epilog="Start here: gencli demo")
+def _root(
+    quiet: bool = typer.Option(False, "--quiet", "-q", help="errors and the final path only, with every command"),
+    json: bool = typer.Option(False, "--json", help="one JSON document on stdout, with every command"),
+    debug: bool = typer.Option(False, "--debug", help="show the traceback of an error, with every command"),
+    version: bool = typer.Option(False, "--version", help="show the version"),
+) -> None:
+    """Train, sample and evaluate every kind of deep generative model."""
+
+
+def _take_globals(args: list[str]) -> list[str]:
+    """Read the flags that work anywhere, and give `--resume` its optional value."""
+    kept: list[str] = []
+    for i, arg in enumerate(args):
+        if arg in ("--quiet", "-q"):
+            console.state.quiet = True
+        elif arg == "--json":
+            console.state.json = True
+        elif arg == "--debug":
+            console.state.debug = True
+        elif arg == "--resume" and (i + 1 == len(args) or args[i + 1].startswith("-")):
+            kept.append("--resume=newest")
+        else:
+            kept.append(arg)
+    return kept
+
+
+def main() -> None:
+    """Run the command line; exits with 0, 2 for the user's mistakes, 1 for the machine's, 128 + n after a signal."""
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # spinning threads are ten times slower beside a busy process
+    args = _take_globals(sys.argv[1:])
+    console.state.args = args[1:]
+    if args == ["--version"]:
+        from gencli import __version__
+
+        console.out(f"gencli {__version__}")
+        return
+    try:
+        code = app(args=args, standalone_mode=False, prog_name="gencli")
+        console.flush_json()
+        sys.stdout.flush()
+    except BrokenPipeError:
+        with contextlib.suppress(OSError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except GencliError as error:
+        if console.state.debug:
+            raise
+        console.fail(error)
+        sys.exit(error.code)
+    except Exception as error:
+        if console.state.debug:
+            raise
+        console.fail(_readable(error))
+        sys.exit(2 if hasattr(error, "format_message") else 1)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _readable(error: Exception) -> GencliError:
+    """The parser's own errors, and anything unforeseen, as one line with a next step."""
+    if hasattr(error, "option_name") and getattr(error, "ctx", None) is not None:
+        return _unknown_option(error.option_name, error.ctx)
+    if hasattr(error, "format_message"):
+        where = getattr(error, "ctx", None)
+        path = where.command_path if where is not None else "gencli"
+        return GencliError(str(error.format_message()).rstrip("."), f"see `{path} --help`")
+    text = " ".join(str(error).split()) or "no message"
+    return GencliError(
+        f"{type(error).__name__}: {text}", "run again with --debug for the traceback, and please report it", code=1
+    )
+
+
+def _unknown_option(name: str, ctx: Any) -> GencliError:
+    known = [
+        opt
+        for parameter in ctx.command.params
+        for opt in (*parameter.opts, *parameter.secondary_opts)
+        if opt.startswith("--")
+    ]
+    prefix = name.split(".")[0] + "."
+    family = [opt for opt in known if opt.startswith(prefix)] if "." in name else []
+    near = registry.nearest(name.lstrip("-"), [opt.lstrip("-") for opt in known])
+    hint = f"did you mean {' or '.join('--' + n for n in near)}?" if near else ""
+    if family:
+        hint = f"{hint} it has {', '.join(family)}".strip()
+    return GencliError(f"`{ctx.command_path}` has no option {name}", hint or f"see `{ctx.command_path} --help`")

@@ -1,0 +1,312 @@
+"""`gencli sample SAMPLER|RUN|MODEL`: pictures, a receipt, and on request the way there as an animation."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import typer
+import typer.main
+from typer.core import TyperGroup
+
+from gencli import files, registry, runs
+from gencli.cli import console
+from gencli.cli.options import Flag, build, chosen_value, flag_of, nested
+from gencli.config import as_dict, settings
+from gencli.errors import GencliError
+
+
+class Sample(TyperGroup):
+    """A subcommand for every sampler, run and trained model."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        found = runs.every()
+        return sorted({*registry.entries("samplers"), *(r.name for r in found), *(m for r in found for m in r.models)})
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        entry = registry.entries("samplers").get(registry.public_name(cmd_name))
+        return build(cmd_name, entry.title if entry else f"draw from run or model {cmd_name}", [], lambda values: None)
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        return args[0], _command(args[0], args[1:]), args[1:]
+
+
+def command() -> Any:
+    """The `sample` group."""
+    app = typer.Typer(cls=Sample, no_args_is_help=True, rich_markup_mode="rich")
+
+    @app.callback(
+        subcommand_metavar="SAMPLER|RUN|MODEL [OPTIONS]",
+        epilog="NAME is looked up as a sampler, then a run, then a model; `gencli sample NAME --help` lists what can be set",
+    )
+    def _sample() -> None:
+        """Draw from a trained model."""
+
+    made = typer.main.get_command(app)
+    made.name = "sample"
+    return made
+
+
+def resolve(name: str, checkpoint: str | None, sampler: str | None) -> tuple[runs.Found, str | None]:
+    """The run and the sampler (None = the run's own) that NAME means: sampler, then run, then model."""
+    key = registry.public_name(name)
+    if key in registry.entries("samplers"):
+        if checkpoint:
+            return runs.named(checkpoint), key
+        fits = registry.load("samplers", key).fits
+        found = runs.newest(
+            lambda run: run.model in registry.entries("models") and fits(registry.load("models", run.model))
+        )
+        if found is None:
+            raise GencliError(
+                f"no checkpoint yet that sampler {key} can use; looked in {runs.places()}",
+                "train one: gencli train ddpm",
+            )
+        return found, key
+    if checkpoint:
+        raise GencliError(
+            f"'{name}' is no sampler, and -c names a run already",
+            f"gencli sample {name}, or see `gencli list samplers`",
+        )
+    try:
+        return runs.named(name), sampler
+    except GencliError:
+        if key in registry.entries("models"):
+            raise GencliError(
+                f"no checkpoint of model {key} yet; looked in {runs.places()}", f"train one: gencli train {key}"
+            ) from None
+        known = {*registry.entries("samplers"), *registry.entries("models"), *(r.name for r in runs.every())}
+        raise registry.unknown("sampler, run or model", name, known, "gencli list samplers") from None
+
+
+def _command(name: str, args: list[str]) -> Any:
+    if args and "--help" in args and registry.public_name(name) in registry.entries("samplers"):
+        chosen, own = registry.public_name(name), {}
+        what = registry.entry("samplers", chosen).title
+    else:
+        checkpoint = chosen_value(args, "-c") or chosen_value(args, "--checkpoint")
+        run, named = resolve(name, checkpoint, chosen_value(args, "--sampler"))
+        own = dict(run.config["recipe"].get("sample", {}))
+        chosen = named or own.get("name") or _default(run)
+        own = own if registry.public_name(own.get("name", "")) == registry.public_name(chosen) else {}
+        what = f"Draw from run {run.name} with the sampler {chosen}"
+    picked = {key: value for key, value in own.items() if key not in ("name", "guidance")}
+    rows = settings(registry.load("samplers", chosen).Config, chosen=picked)
+    flags = [flag_of(row, f"sampler.{row.path}", f"Sampler {chosen}") for row in rows]
+    return build(name, what, [*_FIXED, *flags], lambda values: run_command(name, values))
+
+
+def _default(run: runs.Found) -> str:
+    from gencli.bundle import Run
+
+    return Run.load(run.path).default_sampler()
+
+
+def _run_names(incomplete: str) -> list[str]:
+    return [run.name for run in runs.every() if run.name.startswith(incomplete)]
+
+
+_FIXED = [
+    Flag(
+        "checkpoint",
+        ("--checkpoint", "-c"),
+        str,
+        "the run to draw from",
+        "What",
+        shown="the newest that fits",
+        complete=_run_names,
+    ),
+    Flag("sampler", ("--sampler",), str, "the sampler, when NAME is a run or model", "What", shown="the run's own"),
+    Flag("n", ("-n", "--number"), int, "how many", "What", shown="16"),
+    Flag("seed", ("--seed",), int, "seed of the first; the next has the next seed", "What", shown="0"),
+    Flag("seeds", ("--seeds",), str, "seeds one by one: 0-63 or 3,5,8", "What"),
+    Flag("classes", ("--class",), str, "names or ids, comma-separated, used in turn", "What", shown="all in turn"),
+    Flag(
+        "guidance",
+        ("--guidance",),
+        float,
+        "guidance scale; 1 = conditional, no second call",
+        "What",
+        shown="the recipe's",
+    ),
+    Flag("guidance_w", ("--guidance-w",), float, "the paper's w = scale − 1", "What"),
+    Flag(
+        "trajectory", ("--trajectory",), bool, "also write the way there as an animated WebP", "Output", default=False
+    ),
+    Flag("show", ("--show",), bool, "draw the grid in the terminal", "Output", default=False),
+    Flag("out", ("--out",), str, "folder", "Output", shown="samples/RUN/SAMPLER-STEPS-SEED"),
+    Flag("overwrite", ("--overwrite",), bool, "write over files that are there", "Output", default=False),
+    Flag("batch", ("--batch-size",), int, "images computed together", "Compute", shown="64"),
+    Flag("exact", ("--exact",), bool, "bit-equal images whatever -n, by padded batches", "Compute", default=False),
+]
+
+
+def parse_seeds(values: dict[str, Any]) -> list[int]:
+    """`--seeds 0-63` or `3,5,8`; or `--seed` and `-n`."""
+    if "seeds" not in values:
+        number = values.get("n", 16)
+        if number < 1:
+            raise GencliError(f"-n is {number}", "give 1 or more")
+        first = values.get("seed", 0)
+        if first < 0:
+            raise GencliError(f"--seed is {first}", "give 0 or more")
+        return list(range(first, first + number))
+    made: list[int] = []
+    for part in values["seeds"].split(","):
+        low, _, high = part.strip().partition("-")
+        if not low.isdigit() or (high and not high.isdigit()) or (high and int(high) < int(low)):
+            raise GencliError(f"--seeds is '{values['seeds']}'", "give a range such as 0-63, or a list such as 3,5,8")
+        made += range(int(low), int(high or low) + 1)
+    return made
+
+
+def parse_classes(text: str | None, run: Any) -> list[int] | None:
+    """Names or ids to ids."""
+    if text is None:
+        return None
+    if "label" not in run.spec.cond:
+        raise GencliError(f"run {run.name} was trained without classes", "leave --class out, or train on labelled data")
+    names = [name.lower() for name in run.spec.cond["label"].names]
+    made = []
+    for part in text.split(","):
+        word = part.strip()
+        if word.lower() in names:
+            made.append(names.index(word.lower()))
+        elif word.lstrip("-").isdigit():
+            made.append(int(word))
+        else:
+            raise registry.unknown("class", word, names, f"gencli info {run.name}")
+    return made
+
+
+def run_command(name: str, values: dict[str, Any]) -> None:
+    """Sample and write."""
+    import torch
+
+    from gencli.bundle import Run
+    from gencli.evaluation.generate import Request, generate, labels_for
+
+    found, sampler_name = resolve(name, values.get("checkpoint"), values.get("sampler"))
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    run = Run.load(found.path, device)
+    table = nested({key.removeprefix("sampler."): value for key, value in values.items() if key.startswith("sampler.")})
+    sampler = run.sampler(sampler_name, table)
+    seeds = parse_seeds(values)
+    cond = labels_for(run, seeds, parse_classes(values.get("classes"), run))
+    guidance = values["guidance_w"] + 1 if "guidance_w" in values else values.get("guidance", run.guidance)
+    micro = values.get("batch", 64)
+    if micro < 1:
+        raise GencliError(f"--batch-size is {micro}", "give 1 or more")
+    trajectory = values["trajectory"]
+    request = Request(seeds, cond, sampler, guidance, micro, values["exact"], trajectory)
+    steps = sampler.evaluations(run.model, run.spec)
+    sampler_id = registry.public_name(type(sampler).__module__.rsplit(".", 1)[-1])
+    folder = _folder(values, run.name, f"{sampler_id}-{steps}-{seeds[0]}")
+    batches = -(-len(seeds) // micro)
+    calls = steps * (2 if cond and guidance not in (0.0, 1.0) else 1) * batches
+    console.say(
+        f"sampler {sampler_id} · checkpoint {run.name} · {steps} steps · {len(seeds)} images · {calls} network evaluations"
+    )
+    began = time.perf_counter()
+    chunks, frames = [], []
+    with console.task("sampling", steps * batches, "steps") as task:
+        for count, progress in enumerate(generate(run, request), 1):
+            task.advance(min(count, task.total))
+            if progress.chunk is not None:
+                chunks.append(progress.chunk)
+                frames.append(progress)
+    seconds = time.perf_counter() - began
+    facts = {
+        "sampler": {"name": sampler_id, **as_dict(sampler.config)},
+        "guidance": guidance,
+        "exact": request.exact,
+        "batch": micro,
+        "device": device,
+        "precision": "fp32",
+        "seconds": round(seconds, 3),
+        "network_evaluations": calls,
+    }
+    write(run, folder, torch.cat(chunks), seeds, cond, facts)
+    if trajectory:
+        _animate(run, folder, frames)
+    if values["show"]:
+        _show(run, torch.cat(chunks))
+    console.document(run=run.name, images=len(seeds), seconds=round(seconds, 3))
+    console.say(f"{len(seeds)} images in {console.clock(seconds)}")
+    console.result(folder)
+    console.following(f"gencli eval fid -c {run.name}")
+
+
+def _folder(values: dict[str, Any], run: str, name: str) -> Path:
+    from gencli.training.session import make_folder
+
+    if "out" not in values:
+        return make_folder(Path("samples") / run, name)
+    folder = Path(values["out"])
+    if folder.exists() and any(folder.iterdir()) and not values["overwrite"]:
+        raise GencliError(f"{folder} is not empty", "give another --out, or --overwrite")
+    with files.explained(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def write(run: Any, folder: Path, items: Any, seeds: list[int], cond: dict[str, Any], facts: dict[str, Any]) -> None:
+    """Grid, numbered items and the receipt."""
+    from gencli import __version__
+    from gencli.report.kinds import writer
+
+    kind = writer(run.data_spec.x.kind)
+    names = kind.save_items(folder, items, [f"{i:05d}" for i in range(len(items))])
+    kind.save_grid(folder / "grid.png", items)
+    rows = [
+        {"file": Path(file).name, "seed": seed, **{key: int(value[i]) for key, value in cond.items()}}
+        for i, (file, seed) in enumerate(zip(names, seeds, strict=True))
+    ]
+    receipt = {
+        "schema": 1,
+        "gencli": __version__,
+        "run": run.name,
+        "weights": run.weights_hash(),
+        "averaged": run.config["recipe"]["train"]["ema"] > 0 or run.config["recipe"]["train"]["ema_decay"] > 0,
+        "step": run.step,
+        **facts,
+        "items": rows,
+    }
+    files.atomic_write(folder / "samples.json", (json.dumps(receipt, indent=1) + "\n").encode())
+
+
+def _animate(run: Any, folder: Path, done: list[Any]) -> None:
+    """The frames of all micro-batches side by side, as one animation."""
+    import torch
+
+    from gencli.report.kinds import writer
+
+    frames = [torch.cat([chunk.frames[i] for chunk in done])[:64] for i in range(len(done[0].frames))]
+    writer(run.data_spec.x.kind).save_animation(folder / "trajectory.webp", frames)
+    if "entropy" in done[0].info[0]:
+        _entropies(folder, done)
+
+
+def _entropies(folder: Path, done: list[Any]) -> None:
+    """How unsure the model was at each position, brightest where least sure, in the order it filled them."""
+    import torch
+
+    from gencli.report.kinds import writer
+
+    maps = [torch.cat([chunk.info[i]["entropy"] for chunk in done])[:64] for i in range(len(done[0].info))]
+    top = max(float(m.max()) for m in maps) or 1.0
+    grey = [(m / top * 255).round().to(torch.uint8).reshape(len(m), -1, *m.shape[-2:])[:, :1] for m in maps]
+    writer("image").save_animation(folder / "entropy.webp", grey)
+
+
+def _show(run: Any, items: Any) -> None:
+    from gencli.report.kinds import writer
+
+    if run.data_spec.x.kind != "image":
+        raise GencliError("--show draws images only", "open the grid.png in the folder")
+    kind = writer("image")
+    if console.state.quiet or console.state.json:
+        return
+    console.picture(kind.half_blocks(kind.grid(items, scale=1)))

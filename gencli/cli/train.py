@@ -1,0 +1,272 @@
+"""`gencli train MODEL|RECIPE`: one subcommand a model and recipe, its settings as flags."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import typer
+import typer.main
+from typer.core import TyperGroup
+
+from gencli import recipe as recipes
+from gencli import registry, runs
+from gencli.cli import console
+from gencli.cli.options import Flag, build, chosen_value, flag_of, nested
+from gencli.config import merge, settings
+from gencli.errors import GencliError
+
+COMMON = (
+    "steps",
+    "batch_size",
+    "lr",
+    "ema",
+    "precision",
+    "compile",
+    "grad_accum",
+    "seed",
+    "save_every",
+    "sample_every",
+    "keep",
+)
+
+
+class Train(TyperGroup):
+    """A subcommand for every model and recipe; unknown names are answered with near ones."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return sorted({*registry.entries("models"), *recipes.names()})
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        return _summary(cmd_name)
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        name = registry.public_name(args[0])
+        return name, _command(args[0], args[1:]), args[1:]
+
+
+def command() -> Any:
+    """The `train` group."""
+    app = typer.Typer(cls=Train, no_args_is_help=True, rich_markup_mode="rich")
+
+    @app.callback(
+        subcommand_metavar="MODEL|RECIPE [OPTIONS]",
+        epilog="`gencli train MODEL --help` lists what can be set; a bare model name is its laptop recipe",
+    )
+    def _train() -> None:
+        """Train a model."""
+
+    made = typer.main.get_command(app)
+    made.name = "train"
+    return made
+
+
+def _summary(name: str) -> Any:
+    """A light stand-in for help screens and completion: no torch."""
+    key = registry.public_name(name)
+    path = recipes.names().get(key)
+    text = recipes.summary(path) if path else registry.entry("models", name).title
+    return build(key, text, [], lambda values: None)
+
+
+def _command(name: str, args: list[str]) -> Any:
+    """The real subcommand, with the flags of the model, network and data chosen in `args`."""
+    data = chosen_value(args, "--data")
+    known_data = registry.public_name(data) if data and registry.public_name(data) in registry.entries("data") else None
+    table = recipes.load(name, data=known_data, smoke="--smoke" in args)
+    model = registry.entry("models", table["model"]["name"])
+    chosen = {key: value for key, value in table["model"].items() if key != "name"}
+    rows = settings(model.load().Config, chosen=chosen)
+    for row in rows:
+        picked = chosen_value(args, f"--{row.path.replace('_', '-')}") if row.part else None
+        if picked:
+            chosen = merge(chosen, {row.path: {"name": picked}})
+    return build(
+        table["recipe"], f"{model.title}\n\n{_paper(model)}", _flags(model, chosen, table, data), lambda v: run(name, v)
+    )
+
+
+def _paper(model: registry.Entry) -> str:
+    return f"{model.authors}, {model.year} · arXiv:{model.arxiv}" if model.arxiv else model.family
+
+
+def _flags(model: registry.Entry, chosen: dict[str, Any], table: dict[str, Any], data: str | None) -> list[Flag]:
+    from gencli.data import table_of
+    from gencli.training.settings import TrainConfig
+
+    given = (
+        merge(table.get("data", {"name": "digits"}), table_of(data)) if data else table.get("data", {"name": "digits"})
+    )
+    flags = [
+        Flag(
+            "data",
+            ("--data",),
+            str,
+            "a data set's name, or a folder or zip of images",
+            "Data",
+            shown=given["name"],
+            complete=_data_names,
+        ),
+    ]
+    taken = {"data"}
+    for row in settings(
+        registry.load("data", given["name"]).Config, chosen={k: v for k, v in given.items() if k != "name"}
+    ):
+        if row.path != "path":
+            taken.add(row.path)
+            flags.append(flag_of(row, f"data.{row.path}", "Data"))
+    trained = settings(TrainConfig, chosen=table.get("train", {}))
+    for row in trained:
+        taken.add(row.path)
+        flags.append(
+            flag_of(row, f"train.{row.path}", "Training" if row.path in COMMON else "Optimiser and augmentation")
+        )
+    for row in settings(model.load().Config, chosen=chosen):
+        name = f"model.{row.path}" if row.path in taken else row.path
+        flags.append(flag_of(row, f"model.{row.path}", "Network" if "." in row.path else "Model", name))
+    return [*flags, *_RUN]
+
+
+def _data_names(incomplete: str) -> list[str]:
+    return [name for name in registry.entries("data") if name.startswith(incomplete)]
+
+
+def _run_names(incomplete: str) -> list[str]:
+    return [run.name for run in runs.every() if run.name.startswith(incomplete)]
+
+
+_RUN = [
+    Flag(
+        "codec",
+        ("--codec",),
+        str,
+        "train on the latents of this run (newest of a model, a run's name, or a folder)",
+        "Run",
+        complete=_run_names,
+    ),
+    Flag("resume", ("--resume",), str, "continue the newest run of this model, or RUN", "Run", metavar="[RUN]"),
+    Flag("name", ("--name",), str, "the run's name", "Run", shown="MODEL-DATA"),
+    Flag("out", ("--out",), str, "the folder in which the run's folder is made", "Run", shown="checkpoints"),
+    Flag("smoke", ("--smoke",), bool, "the recipe in miniature, to see that everything works", "Run", default=False),
+]
+
+
+def run(name: str, values: dict[str, Any]) -> None:
+    """Train with the flags that were given."""
+    from gencli.bundle import Run
+    from gencli.data import open_table, table_of
+    from gencli.training.session import Session, refuse_changes, resolve
+
+    own = {key: values.pop(key) for key in ("data", "codec", "resume", "name", "out", "smoke") if key in values}
+    given = nested(values)
+    given = {
+        **given,
+        "model": nested({k.removeprefix("model."): v for k, v in values.items() if k.startswith("model.")}),
+    }
+    old = _to_resume(name, own["resume"]) if "resume" in own else None
+    codec_run = None
+    if old is not None:
+        base = dict(old.config["recipe"])
+    else:
+        known = (
+            registry.public_name(own.get("data", ""))
+            if registry.public_name(own.get("data", "")) in registry.entries("data")
+            else None
+        )
+        base = recipes.load(name, data=known, smoke=own.get("smoke", False))
+        base.setdefault("data", {"name": "digits"})
+        if "codec" in own:
+            codec_run = Run.load(runs.named(own["codec"]).path)
+            base["data"] = codec_run.config["recipe"]["data"]
+            base.pop("codecs", None)
+    if "data" in own:
+        base["data"] = merge(base["data"], table_of(own["data"]))
+    table = resolve(merge(base, {key: value for key, value in given.items() if value}))
+    data = open_table(table["data"])
+    data.progress = None
+    root = Path(own.get("out", "checkpoints"))
+    notes = list(data.notes)
+    if old is not None:
+        if old.shipped:
+            raise GencliError(
+                f"run {old.name} came with gencli and is read-only", f"start your own: gencli train {name}"
+            )
+        notes += refuse_changes(old.config["recipe"], table, old.name)
+        table["data"] = {**table["data"], **({"path": table["data"]["path"]} if "path" in table["data"] else {})}
+    session = Session(table, data, root, own.get("name"), codec_run, old.path if old else None)
+    _watch(session, notes, name)
+
+
+def _to_resume(name: str, which: str) -> runs.Found:
+    if which != "newest":
+        return runs.named(which)
+    key = Path(name).stem if name.endswith(".toml") else registry.public_name(name)
+    mine = [r for r in runs.every() if key in (r.model, r.config["recipe"].get("recipe")) and not r.shipped]
+    if not mine:
+        raise GencliError(f"no run of '{key}' to resume; looked in {runs.places()}", f"start one: gencli train {key}")
+    return mine[0]
+
+
+@contextmanager
+def _signals(session: Any) -> Iterator[None]:
+    """The first signal asks the session to stop after this step; a second one ends the process at once."""
+
+    def ask(number: int, frame: Any) -> None:
+        if session.stop is not None:
+            import os
+
+            os._exit(128 + number)
+        session.stop = number
+        console.say("stopping after this step; once more to end at once")
+
+    names = [n for n in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, n)]
+    before = {n: signal.signal(getattr(signal, n), ask) for n in names}
+    try:
+        yield
+    finally:
+        for n, handler in before.items():
+            signal.signal(getattr(signal, n), handler)
+
+
+def _watch(session: Any, notes: list[str], name: str) -> None:
+    total, train = session.train.steps, session.train
+    label = f"{session.folder} · {session.recipe['recipe']} · {session.config['parameters']:,} parameters"
+    console.say(f"run {label} · {session.data.name} · batch {train.batch_size} · {total} steps")
+    for note in notes:
+        console.say(note)
+    with _signals(session), console.task("training", total, "steps") as task:
+        for event in session.events():
+            if event.kind == "note":
+                console.say(event.text)
+            elif event.kind == "start":
+                task._first = task.done = event.step
+            elif event.kind == "step":
+                text = "  ".join(f"{key} {value:.4g}" for key, value in event.values.items())
+                task.advance(event.step, text)
+            elif event.kind == "saved":
+                images = train.batch_size * task.rate()
+                console.say(f"saved at step {event.step} · {images:.0f} items/s · {task.line()}")
+    _finish(session, event.step, name)
+
+
+def _finish(session: Any, step: int, name: str) -> None:
+    from gencli.report.card import write_card
+
+    write_card(session.folder, session.config)
+    console.document(run=session.folder.name, step=step)
+    console.result(session.folder)
+    if session.stop is not None:
+        console.say(f"stopped at step {step}; continue with: gencli train {name} --resume {session.folder.name}")
+        raise typer.Exit(128 + session.stop)
+    console.following(_next(session))
+
+
+def _next(session: Any) -> str:
+    from gencli.bundle import DEFAULT_SAMPLERS
+
+    if any(isinstance(session.run.model, interface) for interface, _ in DEFAULT_SAMPLERS):
+        return f"gencli sample {session.folder.name}"
+    return f"gencli train gated-pixelcnn --codec {session.folder.name}"

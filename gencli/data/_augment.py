@@ -1,0 +1,41 @@
+"""Augmentation of uint8 images before encoding: small shifts and mirror images, one draw per item."""
+
+from __future__ import annotations
+
+import torch
+
+from gencli.core import Batch, Rng
+from gencli.errors import GencliError
+
+
+def augment(batch: Batch, shift: int, flip: bool, rng: Rng) -> Batch:
+    """Shift each image by up to `shift` pixels each way and, with `flip`, mirror every second one on average.
+
+    The border is repeated outwards, so a digit keeps its background. Row i's numbers depend on `rng` and i alone.
+
+    Args:
+        batch: `x` is `(N, C, H, W)`; its other keys pass through.
+        shift: greatest shift in pixels; 0 for none.
+        flip: mirror left to right with probability one half.
+        rng: of the rows of this batch.
+
+    Raises:
+        GencliError: the data are not images.
+    """
+    if not shift and not flip:
+        return batch
+    x = batch["x"]
+    if x.ndim != 4:
+        raise GencliError(
+            f"shift and flip are for images, an item here has shape {tuple(x.shape[1:])}", "set shift 0 and flip off"
+        )
+    n, channels, height, width = x.shape
+    u = rng.at("augment").uniform((n, 3)).to(x.device)
+    moved = (u[:, :2] * (2 * shift + 1)).floor().long() - shift  # (N, 2), each in [-shift, shift]
+    rows = (torch.arange(height, device=x.device) - moved[:, :1]).clamp(0, height - 1)  # (N, H)
+    columns = (torch.arange(width, device=x.device) - moved[:, 1:]).clamp(0, width - 1)  # (N, W)
+    if flip:
+        columns = torch.where(u[:, 2:] < 0.5, columns, columns.flip(1))
+    item = torch.arange(n, device=x.device)[:, None, None, None]
+    channel = torch.arange(channels, device=x.device)[None, :, None, None]
+    return {**batch, "x": x[item, channel, rows[:, None, :, None], columns[:, None, None, :]]}

@@ -1,0 +1,128 @@
+"""Writing files so that a reader sees the old one or the new one, never half: temporary name, fsync, rename.
+
+A full disk and a read-only folder become a `GencliError` with exit code 1 that names the path.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+import secrets
+import shutil
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from gencli.errors import GencliError
+
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_CLOSED = {errno.EROFS, errno.EACCES, errno.EPERM}
+_TRIES = 6
+
+
+def atomic_write(path: str | Path, data: bytes) -> Path:
+    """Write `data` to `path`, replacing what is there in one step; folders on the way are made.
+
+    Raises:
+        GencliError: code 1; the disk is full, the folder is read-only, or the system says no otherwise.
+    """
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(data)
+    return Path(path)
+
+
+def atomic_json(path: str | Path, value: Any) -> Path:
+    """Write `value` as indented UTF-8 JSON with a final newline; NaN and infinity are refused."""
+    text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    return atomic_write(path, text.encode("utf-8", "surrogatepass"))
+
+
+@contextlib.contextmanager
+def atomic_path(path: str | Path) -> Iterator[Path]:
+    """A temporary name in the folder of `path`; what the block writes there is renamed to `path` if the block succeeds."""
+    target = Path(path)
+    temporary = target.with_name(f".{target.name[:80]}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
+    try:
+        with explained(target):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            yield temporary
+            _sync(temporary)
+            replace(temporary, target)
+            sync_folder(target.parent)
+    finally:
+        with contextlib.suppress(OSError):  # the first error is the one to report
+            temporary.unlink(missing_ok=True)
+
+
+def replace(source: Path, target: Path) -> None:
+    """`os.replace`, tried a few times: on Windows a virus scanner or a reader may hold the target for a moment."""
+    for attempt in range(_TRIES):
+        try:
+            os.replace(source, target)
+            return
+        except PermissionError:
+            if attempt == _TRIES - 1:
+                raise
+            time.sleep(0.01 * 2**attempt)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make a rename in `folder` last through a power cut; Windows has no such call."""
+    if os.name == "nt":
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EROFS):  # network file systems that cannot
+            raise
+    finally:
+        os.close(handle)
+
+
+def _sync(path: Path) -> None:
+    with path.open("rb+") as file:
+        os.fsync(file.fileno())
+
+
+@contextlib.contextmanager
+def explained(path: str | Path) -> Iterator[None]:
+    """Turn an `OSError` of the block, which writes `path`, into one clear line."""
+    try:
+        yield
+    except OSError as error:
+        raise explain(error, Path(path)) from error
+
+
+def explain(error: OSError, path: Path) -> GencliError:
+    """What went wrong in writing `path`, and the next step."""
+    if error.errno in _FULL:
+        return GencliError(
+            f"disk full while writing {path}: {_free(path)}",
+            "free some space or choose another disk, then run the command again; what was there before is untouched",
+            code=1,
+        )
+    if error.errno in _CLOSED:
+        return GencliError(
+            f"cannot write {path}: {(error.strerror or 'no permission').lower()}",
+            "choose a folder that you may write to",
+            code=1,
+        )
+    return GencliError(f"cannot write {path}: {error.strerror or error}", "choose another path", code=1)
+
+
+def _free(path: Path) -> str:
+    place = next((parent for parent in path.absolute().parents if parent.exists()), Path.cwd())
+    return f"{as_size(shutil.disk_usage(place).free)} free in {place}"
+
+
+def as_size(count: float) -> str:
+    """A number of bytes for people: `3.2 MB`."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.1f} TB"

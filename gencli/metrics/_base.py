@@ -1,0 +1,178 @@
+"""What every metric is: metrics of samples compare features of two sets, metrics of models ask a model about data."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from gencli.config import Component
+from gencli.core import Batch, Codec, Items, Model, Rng, Spec, mix
+from gencli.errors import GencliError
+
+Better = Literal["lower", "higher"]
+
+
+@dataclass(frozen=True)
+class Value:
+    """One measured number and what must be known to read it.
+
+    Args:
+        name: as printed and stored, with the protocol in brackets: `fid[gencli-features-v1]`.
+        value: the number.
+        interval: 95 % for the sampling noise of one checkpoint; it contains the value. None where it is not known.
+        n: number of samples or items behind the number.
+        unit: `bits/dim`, `dB`; empty for a pure number.
+        better: which direction is better.
+        kind: `exact` or `bound` for likelihoods, else empty.
+        note: what a reader must be told, one line.
+        facts: what the receipt stores besides.
+    """
+
+    name: str
+    value: float
+    interval: tuple[float, float] | None
+    n: int
+    better: Better
+    unit: str = ""
+    kind: str = ""
+    note: str = ""
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class FeatureSet:
+    """Features of one set of items, extracted once and shared by metrics.
+
+    Args:
+        x: `(N, D)` float64.
+        extractor: the protocol's public name, which metrics print.
+        fingerprint: of the extractor's weights and preprocessing.
+        note: what a reader must be told about the extractor.
+    """
+
+    x: np.ndarray
+    extractor: str
+    fingerprint: str = ""
+    note: str = ""
+
+    def __post_init__(self) -> None:
+        assert self.x.ndim == 2 and self.x.dtype == np.float64, f"features are {self.x.dtype} {self.x.shape}"
+        if not np.isfinite(self.x).all():
+            bad = int((~np.isfinite(self.x)).any(1).sum())
+            raise GencliError(f"{bad} of {len(self.x)} items have features that are not finite", "check the samples")
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    @property
+    def size(self) -> int:
+        """Length of a feature vector."""
+        return self.x.shape[1]
+
+
+class SampleMetric(Component):
+    """A metric of samples: `real` is the reference, `fake` what a model made."""
+
+    kinds: ClassVar[tuple[str, ...]] = ("image",)
+
+    @abstractmethod
+    def __call__(self, real: FeatureSet, fake: FeatureSet) -> list[Value] | Value:
+        """The values; raises `GencliError` where the sets cannot be compared."""
+
+    def check(self, real: FeatureSet, fake: FeatureSet, least: int = 2) -> None:
+        """Refuse sets of different features, and sets too small to say anything."""
+        if (real.extractor, real.fingerprint, real.size) != (fake.extractor, fake.fingerprint, fake.size):
+            raise GencliError(
+                f"features differ: the reference has {real.extractor} of size {real.size}, "
+                f"the samples have {fake.extractor} of size {fake.size}",
+                "extract both with the same `--features` and at the same size",
+            )
+        for what, items in (("reference", real), ("samples", fake)):
+            if len(items) < least:
+                raise GencliError(f"the {what} hold {len(items)} items, at least {least} are needed", "raise `-n`")
+
+
+class Run(Protocol):
+    """What metrics of models may ask of a trained run."""
+
+    model: Model
+    codecs: list[Codec]
+    spec: Spec
+
+    def encode(self, batch: Batch, rng: Rng) -> Batch:
+        """Data to model space: every codec's `encode`, then its `draw`."""
+
+    def decode(self, batch: Batch) -> Batch:
+        """Model space to data."""
+
+
+class ModelMetric(Component):
+    """A metric of a model that asks an ability of it and judges it on held-out items."""
+
+    needs: ClassVar[type[Any]]
+
+    @abstractmethod
+    def __call__(
+        self, run: Run, data: Items, rng: Rng, n: int | None = None, batch_size: int = 64
+    ) -> list[Value] | Value:
+        """Values over `n` items spread evenly over `data` (all by default); the same at any batch size."""
+
+    def check(self, run: Run) -> None:
+        """Refuse a model without the ability."""
+        if not isinstance(run.model, self.needs):
+            metric = type(self).__module__.rsplit(".", 1)[-1].replace("_", "-")
+            raise GencliError(
+                f"metric '{metric}' needs a model that offers {self.needs.__name__}, "
+                f"{type(run.model).__name__} does not",
+                "see `gencli list models` for what each offers",
+            )
+
+
+def base_seed(rng: Rng, *key: object) -> int:
+    """One whole number from a stream of any number of rows."""
+    return int(rng.at(*key).integers((len(rng),), 2**62)[0])
+
+
+def item_rows(seed: int, indices: Tensor, model: Model) -> Rng:
+    """A stream for each item that depends on its index only, so that the batch size changes nothing."""
+    return Rng.rows([mix(seed, int(i)) for i in indices], model.device)
+
+
+def on_device(batch: Batch, model: Model) -> Batch:
+    """The batch where the model is."""
+    return {key: value.to(model.device) for key, value in batch.items()}
+
+
+def conditions(run: Run, batch: Batch) -> Batch:
+    """The keys of an encoded batch that the model takes as conditions."""
+    return {key: batch[key] for key in run.model.spec.cond if key in batch}
+
+
+def spread(total: int, n: int | None) -> Tensor:
+    """Indices of `n` of `total` items (all by default), spread evenly since a split may be sorted."""
+    count = total if n is None else min(n, total)
+    if count < 1:
+        raise GencliError(f"asked for {count} items of {total}", "give `-n` 1 or more")
+    return torch.arange(count) * total // count
+
+
+Spread = tuple[float, float | None, tuple[float, float] | None]
+
+
+def mean_with_error(values: Sequence[float] | np.ndarray) -> Spread:
+    """Mean, standard error and 95 % interval (Student's t) of independent values; the mean alone of a single one."""
+    from scipy.stats import t
+
+    x = np.asarray(values, dtype=np.float64)
+    mean = float(x.mean())
+    if len(x) < 2:
+        return mean, None, None
+    error = float(x.std(ddof=1) / np.sqrt(len(x)))
+    half = float(t.ppf(0.975, len(x) - 1)) * error
+    return mean, error, (mean - half, mean + half)

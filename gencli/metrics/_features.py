@@ -1,0 +1,235 @@
+"""Feature protocols: what network, with what preprocessing, turns images into vectors; and the cache of references.
+
+`gencli` the bundled network (default) · `inception` clean-fid's protocol · `random` a seeded untrained network · `pixels`
+· `points` (coordinates as they are) · a PATH to weights of such a network or to a run whose model offers features.
+Distances of different protocols are not comparable, so each has a name that metrics print and a fingerprint of weights
+and preprocessing that caches and receipts hold. Loading weights executes no code: safetensors, and for Inception a
+TorchScript file that is opened only if its sha256 is the known one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+
+from gencli import registry
+from gencli.core import Features, Rng
+from gencli.data._base import Data, Split
+from gencli.errors import GencliError
+from gencli.files import atomic_path
+from gencli.home import home
+from gencli.metrics._base import FeatureSet
+
+NAMES = ("gencli", "inception", "random", "pixels", "points")
+BUNDLED = Path(__file__).parent / "weights" / "gencli-features-v1.safetensors"
+BATCH = 256
+MOST_PIXELS = 4096
+
+
+class Extractor(ABC):
+    """One protocol: uint8 images `(N, C, H, W)` to features `(N, D)`; `name` is printed, `fingerprint` stored."""
+
+    name: str
+    fingerprint: str
+    note: str = "not comparable with Inception FID"
+
+    @abstractmethod
+    def features(self, images: Tensor) -> Tensor:
+        """`(N, D)`; the same for an image whatever else is in the batch, to rounding."""
+
+    def extract(self, batches: Iterable[Tensor]) -> FeatureSet:
+        """Features of all batches in their order, float64."""
+        with torch.no_grad():
+            parts = [self.features(batch).double().cpu().numpy() for batch in batches]
+        if not parts:
+            raise GencliError("there is nothing to evaluate: no samples", "make some with `gencli sample`")
+        return FeatureSet(np.concatenate(parts), self.name, self.fingerprint, self.note)
+
+
+def extractor(
+    name: str = "gencli", weights: Path | None = None, fetch: bool = False, device: torch.device | str = "cpu"
+) -> Extractor:
+    """The protocol called `name`, or of the network at the path `name`.
+
+    Args:
+        weights: file of the Inception weights instead of the cache folder's.
+        fetch: whether missing Inception weights may be fetched from the network.
+    """
+    if name == "inception":
+        from gencli.metrics._inception import Inception
+
+        return Inception(weights, fetch, device)
+    if name == "gencli":
+        return Network(load_network(BUNDLED), BUNDLED.stem, device)
+    if name == "random":
+        return Network(random_network(), "random-v1", device)
+    if name in ("pixels", "points"):
+        return Values(name)
+    if Path(name).exists():
+        return from_path(Path(name), device)
+    raise registry.unknown("features", name, NAMES, "gencli list metrics")
+
+
+class Network(Extractor):
+    """A feature network over images in [0, 1]."""
+
+    def __init__(self, net: nn.Module, name: str, device: torch.device | str = "cpu") -> None:
+        assert isinstance(net, Features), f"{type(net).__name__} offers no features"
+        self.net = net.eval().requires_grad_(False).to(device)
+        self.name, self.device = name, torch.device(device)
+        self.fingerprint = digest_of(net, f"{type(net).__name__}: uint8 / 255, grey, antialiased bilinear")
+
+    def features(self, images: Tensor) -> Tensor:
+        return self.net.features(images.to(self.device).float() / 255)
+
+
+class Values(Extractor):
+    """The items themselves: pixels in [0, 1], or the coordinates of points."""
+
+    def __init__(self, name: str) -> None:
+        self.name, self.fingerprint = name, f"{name}-v1"
+        self.note = Extractor.note if name == "pixels" else ""
+
+    def features(self, images: Tensor) -> Tensor:
+        flat = images.flatten(1).double()
+        if self.name == "points":
+            return flat
+        if flat.shape[1] > MOST_PIXELS:
+            raise GencliError(
+                f"features 'pixels' of {tuple(images.shape[1:])} images have {flat.shape[1]} dimensions, "
+                f"the most is {MOST_PIXELS}",
+                "use `--features gencli` or `--features random`",
+            )
+        return flat / 255
+
+
+class RunFeatures(Extractor):
+    """The features of a run's model, behind its own codecs."""
+
+    def __init__(self, path: Path, device: torch.device | str = "cpu") -> None:
+        from gencli.bundle import Run
+
+        self.run = Run.load(path, device)
+        if not isinstance(self.run.model, Features):
+            raise GencliError(
+                f"the model of {path} offers no features", f"choose one of {', '.join(NAMES)} or another run"
+            )
+        self.name = path.resolve().name
+        self.fingerprint = digest_of(self.run.model, json.dumps(self.run.config.get("recipe", {}), sort_keys=True))
+
+    def features(self, images: Tensor) -> Tensor:
+        batch = self.run.encode({"x": images}, Rng.rows([0] * len(images)))
+        model: Any = self.run.model
+        return model.features(batch["x"])
+
+
+def from_path(path: Path, device: torch.device | str = "cpu") -> Extractor:
+    """A run's folder, a folder with one safetensors file, or such a file."""
+    if (path / "config.json").exists():
+        return RunFeatures(path, device)
+    files = sorted(path.glob("*.safetensors")) if path.is_dir() else [path]
+    if len(files) != 1:
+        raise GencliError(f"{path} holds {len(files)} safetensors files, one is needed", "give the file itself")
+    net = load_network(files[0])
+    made = Network(net, files[0].stem, device)
+    made.name = f"{files[0].stem}-{made.fingerprint[:8]}"  # two files may share a name
+    return made
+
+
+def load_network(path: Path) -> nn.Module:
+    """A feature network from safetensors whose header names the network and its settings."""
+    try:
+        with safe_open(path, "pt") as file:
+            header = file.metadata() or {}
+            state = {key: file.get_tensor(key).float() for key in file.keys()}  # noqa: SIM118  (not a dict)
+    except (SafetensorError, OSError) as error:
+        raise GencliError(f"{path} is not a readable safetensors file: {error}", "copy or make it again") from error
+    if "network" not in header:
+        raise GencliError(f"{path} does not say which network its weights are for", "give weights of a feature network")
+    cls = registry.load("networks", header["network"])
+    if getattr(cls, "role", None) != "features":
+        raise GencliError(f"{path} holds a '{header['network']}', which gives no features", "give a feature network")
+    net = cls.make(json.loads(header.get("settings", "{}")))
+    missing, extra = net.load_state_dict(state, strict=False)
+    lost = [key for key in missing if not key.endswith("num_batches_tracked")]
+    if lost or extra:
+        raise GencliError(
+            f"{path} does not fit its network: {len(lost)} tensors missing, {len(extra)} unknown", "make it again"
+        )
+    return net
+
+
+def random_network(seed: int = 0) -> nn.Module:
+    """An untrained feature network, the same on every machine."""
+    net: nn.Module = registry.load("networks", "feature-net").make()
+    rng = torch.Generator().manual_seed(seed)
+    for value in net.parameters():
+        if value.ndim > 1:
+            spread = (2 / value[0].numel()) ** 0.5
+            value.data = torch.randn(value.shape, generator=rng) * spread
+    return net
+
+
+def digest_of(net: nn.Module, protocol: str) -> str:
+    """A hash of weights and preprocessing."""
+    made = hashlib.sha256(protocol.encode())
+    for key, value in sorted(net.state_dict().items()):
+        made.update(key.encode() + str(tuple(value.shape)).encode() + value.cpu().contiguous().numpy().tobytes())
+    return made.hexdigest()[:16]
+
+
+# ------------------------------------------------------------------------------------------------------------ references
+
+
+def reference(data: Data, split: str, by: Extractor, n: int | None = None, batch_size: int = BATCH) -> FeatureSet:
+    """Features of `n` items of a split (all by default), from the cache where they were extracted before.
+
+    A smaller `n` takes a fixed random subset. The key holds the data's content, so a changed folder is never served
+    old features; nothing is augmented or shuffled.
+    """
+    items = data.split(split)
+    count = len(items) if n is None else min(n, len(items))
+    path = cache_path(data, split, by, count)
+    if path.exists():
+        return FeatureSet(_read(path), by.name, by.fingerprint, by.note)
+    indices = subset(len(items), count, data.hash)
+    made = by.extract(in_batches(items, indices, batch_size))
+    with atomic_path(path) as temporary, temporary.open("wb") as file:
+        np.save(file, made.x)
+    return made
+
+
+def cache_path(data: Data, split: str, by: Extractor, count: int) -> Path:
+    """Where the features of `count` items are kept."""
+    key = json.dumps([data.hash, split, by.name, by.fingerprint, count])
+    return home() / "cache" / "features" / f"{hashlib.sha256(key.encode()).hexdigest()[:24]}.npy"
+
+
+def subset(total: int, count: int, key: str) -> np.ndarray:
+    """`count` of `total` indices, ascending: the same ones for the same data."""
+    if count >= total:
+        return np.arange(total)
+    seed = int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big")
+    return np.sort(np.random.default_rng(seed).choice(total, count, replace=False))
+
+
+def in_batches(items: Split, indices: np.ndarray, batch_size: int = BATCH) -> Iterator[Tensor]:
+    """The items' `x`, batch by batch."""
+    for part in torch.from_numpy(indices).split(batch_size):
+        yield items.batch(part)["x"]
+
+
+def _read(path: Path) -> Any:
+    try:
+        return np.load(path, allow_pickle=False)
+    except (OSError, ValueError) as error:
+        raise GencliError(f"cached features are damaged: {path}: {error}", f"delete {path}") from error

@@ -1,0 +1,144 @@
+"""What autoregressive models share: the exact likelihood of whole numbers, one after the other.
+
+    log p(x) = Σ_i log p(x_{o(i)} | x_{o(1)}, …, x_{o(i−1)}, c)
+
+The loss is −log p in nats: summed over an item's numbers, mean over items. `bits_per_dim` divides by the numbers of
+model space; for codes, bits a pixel of the data is for the evaluation to divide.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from abc import abstractmethod
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from gencli import core, registry
+from gencli.core import Batch, Losses, Model, Rng, Spec, Turn
+from gencli.errors import GencliError
+
+
+class Prefix(NamedTuple):
+    """The state of the naive `next`: all tokens so far `(N, i)`, and the conditions."""
+
+    tokens: Tensor
+    cond: Batch
+
+
+class AutoregressiveModel(Model):
+    """A subclass gives `order` and `logits`; `start` and `next` are then right, and slow: one full pass a token.
+
+    A label is dropped (becomes the null label, index `vocab`) with the probability `config.label_drop`, if there is one.
+    """
+
+    codecs: ClassVar[tuple[Mapping[str, Any], ...]] = ({"name": "tokens"},)
+    likelihood: ClassVar[Literal["exact", "bound"]] = "exact"
+    conditional: ClassVar[bool] = True  # an unconditional method leaves the data's conditions out of its spec
+
+    def __init__(self, config: Any, spec: Spec) -> None:
+        super().__init__(config, spec if self.conditional else dataclasses.replace(spec, cond={}))
+        self.vocab = _vocab(spec, registry.public_name(type(self).__module__.rsplit(".", 1)[-1]))
+
+    @property
+    @abstractmethod
+    def order(self) -> Tensor:
+        """`(L,)` position in `x.flatten()` of the i-th token."""
+
+    @abstractmethod
+    def logits(self, tokens: Tensor, **cond: Tensor) -> Tensor:
+        """`(N, L, V)` from tokens `(N, L)`, both in `order`; row i uses tokens before i only."""
+
+    def start(self, n: int, **cond: Tensor) -> Any:
+        """The state before the first token."""
+        return Prefix(torch.zeros(n, 0, dtype=torch.long, device=self.device), self.known(cond))
+
+    def next(self, token: Tensor | None, state: Any) -> tuple[Tensor, Any]:
+        """Logits `(N, V)` of the next token, and the new state."""
+        tokens = state.tokens if token is None else torch.cat([state.tokens, token[:, None]], dim=1)
+        here = tokens.shape[1]
+        whole = F.pad(tokens, (0, len(self.order) - here))
+        return self.logits(whole, **state.cond)[:, here], Prefix(tokens, state.cond)
+
+    def known(self, cond: Mapping[str, Tensor]) -> Batch:
+        """The conditions that this model takes, of those that a batch holds."""
+        return {key: value for key, value in cond.items() if key in self.spec.cond}
+
+    def loss(self, batch: Batch, turn: Turn) -> Losses:
+        each = -self._log_prob(batch["x"], self._dropped(self.known(batch), len(batch["x"]), turn.rng))
+        bits = each.mean().detach() / (math.log(2) * self.spec.x.size)
+        return {"loss": each.mean(), "each": each, "bits_per_dim": bits}
+
+    def log_prob(self, x: Tensor, rng: Rng, samples: int = 1, **cond: Tensor) -> Tensor:
+        """Exact log p(x | c) in nats, `(N,)`; without randomness."""
+        return self._log_prob(x, self.known(cond))
+
+    def _log_prob(self, x: Tensor, cond: Batch) -> Tensor:
+        tokens = x.flatten(1)[:, self.order]
+        logits = self.logits(tokens, **cond)
+        with core.full_precision(x.device):
+            wide = logits if logits.dtype == torch.float64 else logits.float()
+            return -F.cross_entropy(wide.movedim(-1, 1), tokens, reduction="none").sum(1)
+
+    def _dropped(self, cond: Batch, n: int, rng: Rng) -> Batch:
+        drop = getattr(self.config, "label_drop", 0.0)
+        labels = {key: field.vocab for key, field in self.spec.cond.items() if field.vocab and field.shape == ()}
+        if drop == 0 or not self.training:
+            return cond
+        made = dict(cond)
+        for key in labels.keys() & cond.keys():
+            gone = rng.at("drop", key).uniform((n,)).to(cond[key].device) < drop
+            made[key] = torch.where(gone, labels[key], cond[key])
+        return made
+
+
+class ImageAutoregressiveModel(AutoregressiveModel):
+    """Over images `(C, H, W)` or grids `(h, w)` in raster order, channels innermost; the network keeps caches.
+
+    A subclass's Config has `net`, a network of role `sequence`.
+    """
+
+    _order: Tensor
+
+    def __init__(self, config: Any, spec: Spec) -> None:
+        super().__init__(config, spec)
+        shape = spec.x.shape
+        self.net: Any = config.net.build(spec.x, self.vocab, self.spec.cond)
+        places = torch.arange(spec.x.size).view(shape)
+        order = places.movedim(0, -1) if len(shape) == 3 else places
+        self.register_buffer("_order", order.flatten(), persistent=False)
+
+    @property
+    def order(self) -> Tensor:
+        return self._order
+
+    def logits(self, tokens: Tensor, **cond: Tensor) -> Tensor:
+        flat = torch.empty_like(tokens)
+        flat[:, self.order] = tokens
+        made = self.net(flat.view(len(tokens), *self.spec.x.shape), **self.known(cond))
+        return made.flatten(1, -2)[:, self.order]
+
+    def start(self, n: int, **cond: Tensor) -> Any:
+        return self.net.start(n, **self.known(cond))
+
+    def next(self, token: Tensor | None, state: Any) -> tuple[Tensor, Any]:
+        return self.net.next(token, state)
+
+
+def _vocab(spec: Spec, model: str) -> int:
+    x = spec.x
+    if x.vocab is None or x.range is not None:
+        what = (
+            f"{x.kind} of shape {x.shape} with values in [{x.range[0]:g}, {x.range[1]:g}]"
+            if x.range
+            else (f"{x.kind} of shape {x.shape} without a vocab")
+        )
+        raise GencliError(
+            f"{model} models whole numbers, got {what}",
+            "give `--codec RUN` of a discrete autoencoder such as vqvae, or use the tokens codec",
+        )
+    return x.vocab

@@ -1,0 +1,44 @@
+"""What convolutional encoders and decoders share."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from gencli.core import Field
+from gencli.errors import GencliError
+
+
+class ResidualStack(nn.Module):
+    """`blocks` times h + conv1×1(relu(conv3×3(relu(h)))), then a relu."""
+
+    def __init__(self, width: int, inner: int, blocks: int) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(
+            nn.Sequential(nn.ReLU(), nn.Conv2d(width, inner, 3, padding=1), nn.ReLU(), nn.Conv2d(inner, width, 1))
+            for _ in range(blocks)
+        )
+
+    def forward(self, h: Tensor) -> Tensor:
+        for block in self.blocks:
+            h = h + block(h)
+        return h.relu()
+
+
+def widths(width: int, steps: int) -> list[int]:
+    """Channels after each halving of the side: half the width first, the width from then on."""
+    return [width // 2, *[width] * (steps - 1)]
+
+
+def check_sides(who: str, x: Field, stride: int) -> None:
+    """Refuse what is no image, and an image whose sides `stride` does not divide."""
+    if len(x.shape) != 3:
+        raise GencliError(
+            f"{who} works on images (channels, height, width), got {x.kind} of shape {x.shape}", "choose image data"
+        )
+    for side in x.shape[1:]:
+        if side % stride:
+            below, above = side // stride * stride, (side // stride + 1) * stride
+            valid = f"{below} or {above}" if below else f"{above}"
+            raise GencliError(
+                f"image side {side} is not divisible by {stride}, the stride of {who}", f"use --image-size {valid}"
+            )

@@ -1,0 +1,224 @@
+"""U-Net: Convolutional Networks for Biomedical Image Segmentation (Ronneberger, Fischer & Brox, 2015). arXiv:1505.04597
+
+Offers: denoise
+
+The form that DDPM gave it (Ho, Jain & Abbeel, 2020; arXiv:2006.11239): a contracting and an expanding path whose features
+of equal resolution are concatenated; residual blocks (group norm → swish → 3×3 convolution, twice) that add the embedded
+noise level between their convolutions; single-head attention after every block at the resolutions in `attention`, and one
+between two blocks at the bottom. Downsampling is a 3×3 convolution of stride 2 padded on the right and bottom (TensorFlow's
+SAME), upsampling is nearest neighbour and a 3×3 convolution. Weights start uniform with variance 1/fan_avg; the last layer of
+every block, of every attention and of the network starts 1e-10 of that, which is zero in effect but has gradients.
+
+Widths 128, multiples 1-2-2-2, 2 blocks, attention at 16 are the CIFAR-10 network: 35,746,307 parameters.
+
+Ours: a class label is embedded (`vocab` rows and one for "no class") and added to the embedded level; groups are the greatest
+common divisor of 32 and the channels, so that narrow networks work.
+
+Shapes: x `(N, C, H, W)` with H and W divisible by 2^(levels − 1); level `(N,)`; output `(N, out, H, W)`. `residuals` are added
+to the features kept for the expanding path, in the order they are made, the last to the bottom.
+
+Errors: x that is no image, a side that is not divisible, a condition that is not a label.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from gencli.config import Component, opt
+from gencli.core import Field
+from gencli.errors import GencliError
+from gencli.nn.attention import attend
+from gencli.nn.embed import LabelEmbedding, label_field, sinusoidal
+
+NEAR_ZERO = 1e-5  # the gain of a layer whose variance is scaled by 1e-10
+
+
+class UNet(nn.Module, Component):
+    """DDPM's U-Net."""
+
+    role: ClassVar[str] = "denoise"
+
+    @dataclass(frozen=True)
+    class Config:
+        width: int = opt(128, "channels at full resolution", low=4)
+        mults: tuple[int, ...] = opt(
+            (1, 2, 2, 2), "channels of each level as multiples of the width; each level halves the side"
+        )
+        blocks: int = opt(2, "residual blocks a level", low=1)
+        attention: tuple[int, ...] = opt((16,), "sides of the feature maps that get attention")
+        dropout: float = opt(0.0, "dropout in residual blocks", low=0, high=1)
+
+    def __init__(self, config: Config, x: Field, out: int, cond: Mapping[str, Field]) -> None:
+        nn.Module.__init__(self)
+        self.config = config
+        if len(x.shape) != 3:
+            raise GencliError(
+                f"network unet needs images (channels, height, width), the data are {x.kind} of shape {x.shape}",
+                "choose another network with --net",
+            )
+        self._check(*x.shape[1:])
+        label = label_field(cond, "unet")
+        width, embedding = config.width, 4 * config.width
+        self.time1, self.time2 = _linear(width, embedding), _linear(embedding, embedding)
+        self.label = LabelEmbedding(label, embedding, std=1.0) if label else None
+        self.conv_in = _conv(x.shape[0], width)
+        self._build_levels(x.shape[1], embedding)
+        self.norm_out = _norm(width)
+        self.conv_out = _conv(width, out, gain=NEAR_ZERO)
+
+    def _build_levels(self, side: int, embedding: int) -> None:
+        config = self.config
+        widths = [config.width * m for m in config.mults]
+        kept = [config.width]
+        channels, self.down, self.up = config.width, nn.ModuleList(), nn.ModuleList()
+        for i, wide in enumerate(widths):
+            looks = side // 2**i in config.attention
+            inputs = [channels, *[wide] * (config.blocks - 1)]
+            resample = _conv(wide, wide, stride=2, padding=0) if i < len(widths) - 1 else None
+            self.down.append(_Level(inputs, wide, embedding, config.dropout, looks, resample))
+            kept += [wide] * (config.blocks + (resample is not None))
+            channels = wide
+        self.middle = nn.ModuleList(
+            [
+                _Block(channels, channels, embedding, config.dropout),
+                _Attention(channels),
+                _Block(channels, channels, embedding, config.dropout),
+            ]
+        )
+        for i, wide in reversed(list(enumerate(widths))):
+            looks = side // 2**i in config.attention
+            inputs = [(channels if j == 0 else wide) + kept.pop() for j in range(config.blocks + 1)]
+            self.up.append(_Level(inputs, wide, embedding, config.dropout, looks, _conv(wide, wide) if i else None))
+            channels = wide
+
+    @property
+    def stride(self) -> int:
+        """What both sides of x must be divisible by."""
+        return 2 ** (len(self.config.mults) - 1)
+
+    def _check(self, height: int, width: int) -> None:
+        for side in (height, width):
+            if side % self.stride:
+                below, above = side // self.stride * self.stride, -(-side // self.stride) * self.stride
+                fitting = " or ".join(str(s) for s in (below, above) if s)
+                raise GencliError(
+                    f"image size {height}×{width} is not divisible by the network's stride {self.stride}",
+                    f"use --image-size {fitting}, or fewer levels in --net.mults",
+                )
+
+    def forward(self, x: Tensor, level: Tensor, residuals: Sequence[Tensor] | None = None, **cond: Tensor) -> Tensor:
+        """The network's output `(N, out, H, W)` for x at the levels `(N,)`."""
+        self._check(*x.shape[-2:])
+        embedded = self._embed(level, cond).to(x.dtype)
+        features = [self.conv_in(x)]
+        for down in self.down:
+            assert isinstance(down, _Level)
+            features += down.contract(features[-1], embedded)
+        h = features[-1]
+        first, look, second = self.middle
+        h = second(look(first(h, embedded)), embedded)
+        if residuals is not None:
+            assert len(residuals) == len(features) + 1, f"{len(features) + 1} residuals, got {len(residuals)}"
+            features = [kept + more for kept, more in zip(features, residuals, strict=False)]
+            h = h + residuals[-1]
+        for up in self.up:
+            assert isinstance(up, _Level)
+            h = up.expand(h, features, embedded)
+        return self.conv_out(F.silu(self.norm_out(h)))
+
+    def _embed(self, level: Tensor, cond: Mapping[str, Tensor]) -> Tensor:
+        h = self.time1(sinusoidal(level, self.config.width).to(self.time1.weight.dtype))
+        h = self.time2(F.silu(h))
+        return F.silu(h if self.label is None else h + self.label(cond["label"]))  # every block takes its swish
+
+
+class _Level(nn.Module):
+    """The blocks at one resolution of one path, and what leads to the next."""
+
+    def __init__(
+        self, inputs: list[int], width: int, embedding: int, dropout: float, looks: bool, resample: nn.Conv2d | None
+    ) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(_Block(channels, width, embedding, dropout) for channels in inputs)
+        self.attentions = nn.ModuleList(_Attention(width) for _ in inputs if looks)
+        self.resample = resample
+
+    def contract(self, h: Tensor, embedded: Tensor) -> list[Tensor]:
+        """Every feature map made at this level, the downsampled one last."""
+        made = []
+        for block, look in itertools.zip_longest(self.blocks, self.attentions):
+            h = block(h, embedded)
+            h = look(h) if look is not None else h
+            made.append(h)
+        if self.resample is not None:
+            made.append(self.resample(F.pad(h, (0, 1, 0, 1))))
+        return made
+
+    def expand(self, h: Tensor, features: list[Tensor], embedded: Tensor) -> Tensor:
+        """Uses up this level's features of the contracting path, from the end."""
+        for block, look in itertools.zip_longest(self.blocks, self.attentions):
+            h = block(torch.cat([h, features.pop()], dim=1), embedded)
+            h = look(h) if look is not None else h
+        return h if self.resample is None else self.resample(F.interpolate(h, scale_factor=2.0, mode="nearest"))
+
+
+class _Block(nn.Module):
+    """A residual block that is told the noise level."""
+
+    def __init__(self, channels: int, width: int, embedding: int, dropout: float) -> None:
+        super().__init__()
+        self.norm1, self.conv1 = _norm(channels), _conv(channels, width)
+        self.level = _linear(embedding, width)
+        self.norm2, self.conv2 = _norm(width), _conv(width, width, gain=NEAR_ZERO)
+        self.dropout = nn.Dropout(dropout)
+        self.shortcut = _conv(channels, width, kernel=1, padding=0) if channels != width else nn.Identity()
+
+    def forward(self, x: Tensor, embedded: Tensor) -> Tensor:
+        h = self.conv1(F.silu(self.norm1(x))) + self.level(embedded)[:, :, None, None]
+        h = self.conv2(self.dropout(F.silu(self.norm2(h))))
+        return self.shortcut(x) + h
+
+
+class _Attention(nn.Module):
+    """Single-head attention over the pixels of a feature map, added to it."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.norm = _norm(width)
+        self.q, self.k, self.v = (_linear(width, width) for _ in range(3))
+        self.out = _linear(width, width, gain=NEAR_ZERO)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.norm(x).flatten(2).transpose(1, 2)  # (N, H·W, C)
+        q, k, v = (layer(h)[:, None] for layer in (self.q, self.k, self.v))  # (N, 1, H·W, C)
+        h = self.out(attend(q, k, v)[:, 0])
+        return x + h.transpose(1, 2).reshape(x.shape)
+
+
+def _norm(channels: int) -> nn.GroupNorm:
+    return nn.GroupNorm(math.gcd(32, channels), channels, eps=1e-6)
+
+
+def _linear(inputs: int, outputs: int, gain: float = 1.0) -> nn.Linear:
+    layer = nn.Linear(inputs, outputs)
+    nn.init.xavier_uniform_(layer.weight, gain)
+    nn.init.zeros_(layer.bias)
+    return layer
+
+
+def _conv(
+    inputs: int, outputs: int, kernel: int = 3, stride: int = 1, padding: int = 1, gain: float = 1.0
+) -> nn.Conv2d:
+    layer = nn.Conv2d(inputs, outputs, kernel, stride, padding)
+    nn.init.xavier_uniform_(layer.weight, gain)
+    assert layer.bias is not None
+    nn.init.zeros_(layer.bias)
+    return layer

@@ -1,0 +1,62 @@
+"""Embeddings of noise levels, classes and positions."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from gencli.core import Field
+from gencli.errors import GencliError
+
+
+def sinusoidal(
+    level: Tensor, width: int, *, order: Literal["sin", "cos"] = "sin", endpoint: bool = True, period: float = 10_000.0
+) -> Tensor:
+    """`(N,)` to `(N, width)`: sines and cosines of the level at geometrically spaced frequencies.
+
+    Args:
+        level: any float; kept at least in float32.
+        width: of the embedding; an odd one gets a zero at its end.
+        order: which half comes first: `sin` in DDPM, `cos` in DiT.
+        endpoint: whether the lowest frequency is exactly 1/period (DDPM) or one step above it (DiT).
+        period: of the slowest wave, over 2π.
+    """
+    half = width // 2
+    slots = max(half - 1, 1) if endpoint else half
+    wide = level if level.dtype == torch.float64 else level.float()
+    index = torch.arange(half, device=level.device, dtype=wide.dtype)
+    angle = wide[:, None] * torch.exp(-math.log(period) / slots * index)  # (N, width / 2)
+    halves = (angle.sin(), angle.cos()) if order == "sin" else (angle.cos(), angle.sin())
+    return nn.functional.pad(torch.cat(halves, dim=-1), (0, width % 2))
+
+
+def sincos_grid(width: int, rows: int, columns: int) -> Tensor:
+    """`(rows * columns, width)`: fixed positions of a grid, half of the width for the column, then half for the row."""
+    assert width % 4 == 0, f"positions on a grid need a width divisible by 4, got {width}"
+    y, x = torch.meshgrid(torch.arange(rows).double(), torch.arange(columns).double(), indexing="ij")
+    parts = [sinusoidal(axis.flatten(), width // 2, endpoint=False) for axis in (x, y)]
+    return torch.cat(parts, dim=-1).float()
+
+
+class LabelEmbedding(nn.Embedding):
+    """One row a class, and a last one (index `vocab`) for "no class"."""
+
+    def __init__(self, field: Field, width: int, std: float) -> None:
+        assert field.vocab is not None, "a label needs a vocab"
+        super().__init__(field.vocab + 1, width)
+        nn.init.normal_(self.weight, std=std)
+
+
+def label_field(cond: Mapping[str, Field], network: str) -> Field | None:
+    """The label among the conditions; a condition that the network cannot take is refused by name."""
+    for key, field in cond.items():
+        if key != "label" or field.shape != () or field.vocab is None:
+            raise GencliError(
+                f"network {network} cannot take the condition '{key}' ({field.kind} of shape {field.shape})",
+                f"{network} takes one class label an item; choose another network or leave '{key}' out of the data",
+            )
+    return cond.get("label")

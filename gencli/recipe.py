@@ -1,0 +1,84 @@
+"""Recipes: TOML files in which every selectable thing has a table; the first comment line is the summary.
+
+[model] name + settings, [model.net] the network · [data] · [[codecs]] · [train] · [sample] the default sampler
+[smoke] the same tables in miniature · laptop = true: `gencli train MODEL --data DATA` chooses `MODEL-DATA` by itself
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from gencli import registry
+from gencli.config import merge
+from gencli.errors import GencliError
+
+FOLDER = Path(__file__).parent / "recipes"
+TABLES = ("model", "data", "codecs", "train", "sample", "smoke", "spec", "laptop")
+
+
+@cache
+def names() -> dict[str, Path]:
+    """Every shipped recipe by name."""
+    return {path.stem: path for path in sorted(FOLDER.glob("*.toml"))}
+
+
+def summary(path: Path) -> str:
+    """The recipe's first comment line."""
+    return path.read_text(encoding="utf-8").split("\n", 1)[0].lstrip("# ").strip()
+
+
+def load(name: str, *, smoke: bool = False, data: str | None = None) -> dict[str, Any]:
+    """The tables of a recipe: a shipped one, a path to a `.toml`, or a model without a recipe (its defaults).
+
+    Args:
+        name: recipe or model.
+        smoke: the miniature.
+        data: the data set that will be used; a laptop recipe for it is preferred over the model's general one.
+    """
+    path = _find(name, data)
+    if path is None:
+        registry.entry("models", name)
+        return {"model": {"name": registry.public_name(name)}, "recipe": registry.public_name(name)}
+    table = _read(path)
+    small = table.pop("smoke", {})
+    table["recipe"] = path.stem
+    table.pop("laptop", None)
+    if "model" not in table or "name" not in table["model"]:
+        raise GencliError(f"recipe {path} names no model", 'begin with [model] and name = "…"')
+    return merge(table, small) if smoke else table
+
+
+def _find(name: str, data: str | None) -> Path | None:
+    key = registry.public_name(name)
+    if name.endswith(".toml"):
+        if not Path(name).is_file():
+            raise GencliError(f"no recipe file '{name}'", "give the path of a .toml file, or see `gencli list recipes`")
+        return Path(name)
+    if data is not None and f"{key}-{data}" in names() and _read(names()[f"{key}-{data}"]).get("laptop"):
+        return names()[f"{key}-{data}"]
+    if key in names():
+        return names()[key]
+    if key in registry.entries("models"):
+        return None
+    known = {*names(), *registry.entries("models")}
+    raise registry.unknown("model or recipe", name, known, "gencli list models")
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
+    except tomllib.TOMLDecodeError as error:
+        raise GencliError(f"recipe {path} is not valid TOML: {error}", "mend that line") from None
+    for key in table:
+        if key not in TABLES:
+            raise GencliError(f"recipe {path} has an unknown table '{key}'", f"it may have {', '.join(TABLES)}")
+    return table
+
+
+def describe(table: Mapping[str, Any]) -> str:
+    """`model · data` in one phrase."""
+    return f"{table['model']['name']} · {table.get('data', {}).get('name', 'digits')}"

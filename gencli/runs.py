@@ -1,0 +1,95 @@
+"""Finding runs by name, model or age, reading only their config.json."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from gencli import home, registry
+from gencli.errors import GencliError
+
+
+@dataclass(frozen=True)
+class Found:
+    """A run on disk, not loaded."""
+
+    path: Path
+    config: dict[str, Any]
+    shipped: bool
+
+    @property
+    def name(self) -> str:
+        """The folder's name."""
+        return self.path.name
+
+    @property
+    def model(self) -> str:
+        """The model's public name."""
+        return registry.public_name(self.config["recipe"]["model"]["name"])
+
+    @property
+    def models(self) -> list[str]:
+        """The model and, of nested bundles, theirs."""
+        return [self.model, *self.config.get("codec_models", [])]
+
+    @property
+    def ready(self) -> bool:
+        """Whether there are weights to sample with."""
+        return (self.path / "model.safetensors").is_file()
+
+
+def every() -> list[Found]:
+    """All runs, newest first; shipped ones last; a folder that cannot be read is left out (naming it loads and explains)."""
+    found: list[Found] = []
+    for folder in home.run_folders():
+        shipped = folder == home.shipped_runs()
+        for path in sorted(folder.glob("*/config.json")) if folder.is_dir() else []:
+            config = _peek(path)
+            if config is not None and all(other.name != path.parent.name for other in found):
+                found.append(Found(path.parent, config, shipped))
+    found.sort(key=lambda run: str(run.config.get("created", "")), reverse=True)
+    return sorted(found, key=lambda run: run.shipped)
+
+
+def _peek(path: Path) -> dict[str, Any] | None:
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+        config["recipe"]["model"]["name"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return config
+
+
+def find(name: str) -> Found | None:
+    """The run called `name`, or in the folder `name`."""
+    path = Path(name)
+    if (path / "config.json").is_file() and ("/" in name or "\\" in name or path.is_dir()):
+        from gencli.bundle import read_config
+
+        config = read_config(path)
+        return Found(path, config, home.shipped_runs() in path.absolute().parents)
+    return next((run for run in every() if run.name == name), None)
+
+
+def named(name: str) -> Found:
+    """The run that `name` means: a run's name or folder, else the newest whose model or any codec is `name`."""
+    run = find(name) or newest(lambda r: registry.public_name(name) in r.models)
+    if run is None:
+        known = [r.name for r in every()] + [r.model for r in every()]
+        near = registry.nearest(name, sorted(set(known)))
+        hint = f"did you mean {' or '.join(near)}? looked in {places()}" if near else f"looked in {places()}"
+        raise GencliError(f"no run '{name}'", hint)
+    return run
+
+
+def newest(fits: Callable[[Found], bool]) -> Found | None:
+    """The newest run with weights that `fits`; shipped ones only if there is no other."""
+    return next((run for run in every() if run.ready and fits(run)), None)
+
+
+def places() -> str:
+    """The folders of the search, for error messages."""
+    return ", ".join(str(folder) for folder in home.run_folders())

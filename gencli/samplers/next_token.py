@@ -1,0 +1,108 @@
+"""Sampling one token after the other.
+
+Offers: sampler of NextToken
+
+    x_{o(i)} ~ softmax(ℓ_i / T),   ℓ_i = ℓ(x_<i) + s (ℓ(x_<i | c) − ℓ(x_<i))
+
+`top_k` keeps the k likeliest values; `top_p` the fewest likeliest whose probabilities reach p (the likeliest always);
+both after the temperature T, as usual for language models. T = 0 takes the likeliest. Guidance s interpolates logits:
+1 is conditional and costs no second network, 0 is unconditional.
+
+Every row draws all of its uniform numbers at once and each token by inversion in float64, so that a row's sample does not
+depend on its batch. There is a frame for each row of an image; `info["entropy"]` is the predictive entropy in nats of
+every token so far, before temperature and truncation, with zeros where nothing is drawn yet.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+
+from gencli.config import opt
+from gencli.core import Batch, Model, NextToken, Rng, Spec
+from gencli.errors import GencliError
+from gencli.samplers._base import Frame, Sampler
+
+
+class NextTokenSampler(Sampler):
+    """The chain rule, read forwards."""
+
+    interface = NextToken
+
+    @dataclass(frozen=True)
+    class Config:
+        temperature: float = opt(1.0, "divides the logits; 0 = always the likeliest value", low=0)
+        top_k: int = opt(0, "keep this many likeliest values; 0 = all", low=0)
+        top_p: float = opt(1.0, "keep the likeliest values up to this probability", low=0, high=1)
+
+    def frames(self, model: Model, spec: Spec, n: int, rng: Rng, cond: Batch, guidance: float = 1.0) -> Iterator[Frame]:
+        self.check(model)
+        known = {key: value for key, value in cond.items() if key in model.spec.cond}
+        walk = _walk(model, n, known, guidance)
+        places, shape = cast(NextToken, model).order.tolist(), spec.x.shape
+        exact = torch.device("cpu") if model.device.type == "mps" else model.device  # float64 is needed
+        chance = rng.at("token").uniform((n, len(places)), torch.float64).to(exact)
+        x = torch.zeros(n, len(places), dtype=torch.long, device=model.device)
+        entropy = torch.zeros(n, len(places), dtype=torch.float64, device=exact)
+        ends = _ends(shape)
+        token: Tensor | None = None
+        for i, place in enumerate(places):
+            logits = walk(token).to(exact, torch.float64)
+            token = rng.multinomial(self.shape(logits), chance[:, i]).to(model.device)
+            x[:, place] = token
+            entropy[:, place] = torch.special.entr(logits.softmax(-1)).sum(-1)
+            if i + 1 in ends:
+                info = {"entropy": entropy.view(n, *shape).clone()}
+                yield Frame(x.view(n, *shape).clone(), ends.index(i + 1), len(ends), info)
+
+    def shape(self, logits: Tensor) -> Tensor:
+        """Probabilities `(N, V)` after temperature, top-k and top-p."""
+        config = self.config
+        if config.temperature == 0:
+            return torch.zeros_like(logits).scatter_(1, logits.argmax(1, keepdim=True), 1.0)
+        logits = logits / config.temperature
+        if 0 < config.top_k < logits.shape[1]:
+            least = logits.topk(config.top_k).values[:, -1:]
+            logits = logits.masked_fill(logits < least, -torch.inf)
+        p = logits.softmax(-1)
+        if config.top_p < 1:
+            ranked, index = p.sort(descending=True, stable=True)
+            before = ranked.cumsum(-1) - ranked
+            keep = before < config.top_p
+            keep[:, 0] = True
+            p = p * torch.zeros_like(keep).scatter(1, index, keep)
+        return p
+
+    def evaluations(self, model: Model, spec: Spec) -> int:
+        return spec.x.size
+
+
+def _walk(model: Any, n: int, cond: Batch, scale: float) -> Callable[[Tensor | None], Tensor]:
+    """`token -> logits` with the state, conditions and guidance inside."""
+    if scale != 1.0 and not cond:
+        raise GencliError(
+            f"guidance {scale:g} needs a condition, and this model is sampled without one", "leave --guidance out"
+        )
+    states = [model.start(n, **cond)] if scale != 0.0 else []
+    if scale != 1.0:
+        states.append(model.start(n))
+
+    def advance(token: Tensor | None) -> Tensor:
+        made = []
+        for i, state in enumerate(states):
+            logits, states[i] = model.next(token, state)
+            made.append(logits)
+        return made[0] if len(made) == 1 else torch.lerp(made[1], made[0], scale)
+
+    return advance
+
+
+def _ends(shape: tuple[int, ...]) -> list[int]:
+    """After how many tokens a frame is due: each row of an image, each token of a sequence."""
+    size = int(torch.Size(shape).numel())
+    rows = shape[-2] if len(shape) > 1 else size
+    return [size // rows * (i + 1) for i in range(rows)]

@@ -1,0 +1,44 @@
+"""A data set's codes, computed once by a learned codec and kept on disk under a key of the data and the codec's weights."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from safetensors.torch import load_file, save
+from torch import Tensor
+
+from gencli import files
+from gencli.bundle import Run
+from gencli.core import Batch, Items, Rng, mix
+from gencli.home import home
+
+CHUNK = 256
+
+
+@dataclass
+class Encoded:
+    """Items that are in model space already."""
+
+    tensors: dict[str, Tensor]
+    encoded: bool = True
+
+    def __len__(self) -> int:
+        return len(self.tensors["x"])
+
+    def batch(self, indices: Tensor) -> Batch:
+        """The encoded items at `indices` and their conditions."""
+        return {key: value[indices] for key, value in self.tensors.items()}
+
+
+def encoded(run: Run, items: Items, data_hash: str) -> Encoded:
+    """`items` through the run's codecs, from the cache where it has them."""
+    learned = run.codecs[0]
+    key = f"{mix(data_hash, len(items), learned.run.weights_hash()):016x}"  # type: ignore[attr-defined]
+    path = home() / "cache" / "codes" / f"{key}.safetensors"
+    if not path.is_file():
+        rng = Rng.batch("codes", total=1)
+        parts = [run.encode(items.batch(chunk), rng) for chunk in torch.arange(len(items)).split(CHUNK)]
+        whole = {name: torch.cat([part[name] for part in parts]).cpu().contiguous() for name in parts[0]}
+        files.atomic_write(path, save(whole))
+    return Encoded(load_file(path))

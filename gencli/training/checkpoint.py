@@ -1,0 +1,142 @@
+"""Saved states: a folder `train/step-N` appears whole or not at all; the newest good one is always loadable.
+
+    train/step-00000500/  raw.safetensors  optim.safetensors  average.safetensors  state.json (step, scaler, sha256 of each)
+
+Each is written under a temporary name, fsynced and renamed. `model.safetensors` is the average of the newest state.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import save
+from torch import Tensor
+
+from gencli import files
+from gencli.bundle import load_tensors, read_tensors, state_of
+from gencli.errors import GencliError
+from gencli.training import optim
+from gencli.training.trainer import Trainer
+
+PREFIX = "step-"
+
+
+def states(folder: Path) -> list[Path]:
+    """Whole saved states of a run, newest first."""
+    return sorted((p for p in (folder / "train").glob(f"{PREFIX}*") if p.is_dir()), reverse=True)
+
+
+def _write(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> str:
+    data = save(tensors, metadata=metadata)
+    files.atomic_write(path, data)
+    return hashlib.sha256(data).hexdigest()
+
+
+def save_state(trainer: Trainer, folder: Path, keep: int) -> Path:
+    """Write the trainer's whole state, then the averaged weights; older states beyond `keep` are removed last."""
+    target = folder / "train" / f"{PREFIX}{trainer.step:08d}"
+    temporary = folder / "train" / f".writing-{trainer.step:08d}-{os.getpid()}"
+    shutil.rmtree(temporary, ignore_errors=True)
+    metadata = {"format": "pt", "step": str(trainer.step)}
+    try:
+        with files.explained(temporary):
+            temporary.mkdir(parents=True)
+        digests = {
+            "raw.safetensors": _write(temporary / "raw.safetensors", state_of(trainer.model), metadata),
+            "optim.safetensors": _write(temporary / "optim.safetensors", _optimiser_tensors(trainer), metadata),
+            "average.safetensors": _write(temporary / "average.safetensors", _average_tensors(trainer), metadata),
+        }
+        scaler = trainer.accelerator.scaler
+        state = {"step": trainer.step, "sha256": digests, "scaler": scaler.state_dict() if scaler is not None else None}
+        files.atomic_json(temporary / "state.json", state)
+        if target.exists():
+            shutil.rmtree(target)
+        with files.explained(target):
+            files.replace(temporary, target)
+            files.sync_folder(target.parent)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    publish(target, folder)
+    for old in states(folder)[keep:]:
+        shutil.rmtree(old)
+    return target
+
+
+def _optimiser_tensors(trainer: Trainer) -> dict[str, Tensor]:
+    made = {}
+    for name, optimiser in trainer.optimisers.items():
+        for key, value in optim.state_tensors(optimiser, trainer.params[name]).items():
+            made[f"{name}/{key}"] = value
+    return made
+
+
+def _average_tensors(trainer: Trainer) -> dict[str, Tensor]:
+    return {key: value.to("cpu").contiguous() for key, value in trainer.average.state.items()}
+
+
+def publish(state: Path, folder: Path) -> None:
+    """Make a state's averaged weights the run's `model.safetensors`, in one rename."""
+    temporary = folder / f".model-{os.getpid()}"
+    temporary.unlink(missing_ok=True)
+    with files.explained(folder):
+        try:
+            os.link(state / "average.safetensors", temporary)
+        except OSError:
+            shutil.copy2(state / "average.safetensors", temporary)
+        files.replace(temporary, folder / "model.safetensors")
+        files.sync_folder(folder)
+
+
+def remove_partial(folder: Path) -> None:
+    """Remove what an interrupted save left behind."""
+    for path in (folder / "train").glob(".writing-*"):
+        shutil.rmtree(path)
+
+
+def newest(folder: Path) -> tuple[Path | None, dict[str, Any], list[str]]:
+    """The newest good state with its facts, and a line for each damaged one passed over."""
+    passed: list[str] = []
+    for state in states(folder):
+        try:
+            return state, _read(state), passed
+        except GencliError as error:
+            passed.append(error.message)
+    return None, {}, passed
+
+
+def _read(state: Path) -> dict[str, Any]:
+    try:
+        facts = json.loads((state / "state.json").read_text(encoding="utf-8"))
+        digests = dict(facts["sha256"])
+        int(facts["step"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise GencliError(f"{state / 'state.json'} is damaged: {error}") from None
+    for name, digest in digests.items():
+        try:
+            found = hashlib.sha256((state / name).read_bytes()).hexdigest()
+        except OSError as error:
+            raise GencliError(f"{state / name} cannot be read: {error}") from None
+        if found != digest:
+            raise GencliError(f"{state / name} is damaged: its sha256 is not the recorded one")
+    return facts
+
+
+def restore(trainer: Trainer, state: Path, facts: dict[str, Any]) -> None:
+    """Put a prepared trainer into a saved state."""
+    raw, _ = read_tensors(state / "raw.safetensors")
+    load_tensors(trainer.model, raw, str(state / "raw.safetensors"))
+    average, _ = read_tensors(state / "average.safetensors")
+    for name, value in average.items():
+        trainer.average.state[name].copy_(value)
+    tensors, _ = read_tensors(state / "optim.safetensors")
+    for name, optimiser in trainer.optimisers.items():
+        mine = {key.removeprefix(f"{name}/"): value for key, value in tensors.items() if key.startswith(f"{name}/")}
+        optim.load_state(optimiser.optimizer, trainer.params[name], mine)
+    if facts["scaler"] is not None:
+        trainer.accelerator.scaler.load_state_dict(facts["scaler"])
+    trainer.step = int(facts["step"])

@@ -1,0 +1,55 @@
+"""One process a run: a lock file that names its holder, and is ignored when the holder is gone."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from gencli import files
+from gencli.errors import GencliError
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def holder(path: Path) -> str | None:
+    """Who holds the lock, or None if nobody that is alive does."""
+    try:
+        facts = json.loads(path.read_text(encoding="utf-8"))
+        pid, host = int(facts["pid"]), str(facts["host"])
+    except FileNotFoundError:
+        return None
+    except (ValueError, KeyError, TypeError):
+        return None
+    if host != socket.gethostname():
+        return f"process {pid} on {host}"
+    return f"process {pid}" if pid != os.getpid() and _alive(pid) else None
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold the run's lock inside the block."""
+    path = folder / "train" / "lock.json"
+    held = holder(path)
+    if held:
+        raise GencliError(
+            f"run {folder.name} is being trained by {held}", f"stop it first; if it is gone, remove {path}"
+        )
+    with files.explained(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    files.atomic_json(path, {"pid": os.getpid(), "host": socket.gethostname()})
+    try:
+        yield
+    finally:
+        path.unlink(missing_ok=True)

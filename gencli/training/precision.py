@@ -1,0 +1,29 @@
+"""Which arithmetic `--precision auto` means: a static table by device and network, measured end to end.
+
+On CPUs with fast bf16 matrix units (AMX), a patch transformer trains about 1.7 times faster under bf16 autocast and
+samples alike; a small U-Net under autocast does not gain, because its element-wise work pays for the casts. CUDA cards
+with bf16 always gain. The choice is resolved once and stored in the run.
+"""
+
+from __future__ import annotations
+
+import torch
+
+FASTER_IN_BF16 = {("cpu-amx", "dit")}
+
+
+def device_kind(device: torch.device) -> str:
+    """`cuda-bf16`, `cuda`, `cpu-amx`, `cpu`, `mps`."""
+    if device.type == "cuda":
+        return "cuda-bf16" if torch.cuda.is_bf16_supported() else "cuda"
+    if device.type == "cpu":
+        return "cpu-amx" if torch.cpu._is_amx_tile_supported() else "cpu"
+    return device.type
+
+
+def resolve(asked: str, device: torch.device, network: str) -> str:
+    """`fp32`, `bf16` or `fp16` from what the user asked for."""
+    if asked != "auto":
+        return asked
+    kind = device_kind(device)
+    return "bf16" if kind == "cuda-bf16" or (kind, network) in FASTER_IN_BF16 else "fp32"

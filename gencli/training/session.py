@@ -1,0 +1,307 @@
+"""A training run from its folder's point of view: make or resume it, train, save, draw, and tell the caller as events.
+
+The caller shows events; nothing here prints. Stopping is asked for by setting `session.stop`.
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+import re
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from gencli import __version__, files
+from gencli.bundle import FORMAT, Run, nest, read_config, spec_to
+from gencli.config import as_dict, choose, parse
+from gencli.core import mix
+from gencli.data._base import Data
+from gencli.errors import GencliError
+from gencli.training.settings import RESUMABLE, TrainConfig
+
+LOGGED = 5000
+
+
+@dataclass(frozen=True)
+class Event:
+    """Something a user may want to see."""
+
+    kind: Literal["note", "start", "step", "saved", "picture", "done", "stopped"]
+    step: int = 0
+    text: str = ""
+    values: Mapping[str, float] = field(default_factory=dict)
+    path: Path | None = None
+    picture: Any = None
+
+
+def resolve(recipe: Mapping[str, Any]) -> dict[str, Any]:
+    """Every setting of a recipe spelt out, so that a later change of defaults changes no old run."""
+    model = choose("models", recipe["model"], where="model")
+    data = recipe.get("data", {"name": "digits"})
+    table = {
+        "recipe": recipe.get("recipe", model.name),
+        "model": {"name": model.name, **as_dict(model.config)},
+        "data": {"name": data["name"], **as_dict(choose("data", data, where="data").config)},
+        "train": as_dict(parse(TrainConfig, recipe.get("train", {}), "train")),
+    }
+    for key in ("codecs", "sample"):
+        if recipe.get(key):
+            table[key] = recipe[key]
+    return table
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any, Any]]:
+    """Settings that differ, as (dotted name, old, new)."""
+    rows: list[tuple[str, Any, Any]] = []
+    for key in sorted({*old, *new}):
+        a, b = old.get(key), new.get(key)
+        if isinstance(a, Mapping) and isinstance(b, Mapping):
+            rows += differences(a, b, f"{prefix}{key}.")
+        elif a != b:
+            rows.append((prefix + key, a, b))
+    return rows
+
+
+def refuse_changes(old: Mapping[str, Any], new: Mapping[str, Any], name: str) -> list[str]:
+    """Refuse what a resumed run may not change; returns a line for each change it may."""
+    notes = []
+    for key, a, b in differences(old, new):
+        if key in ("data.path", "recipe") or key.startswith("sample"):
+            continue
+        if key.removeprefix("train.") not in RESUMABLE:
+            flag = "--" + key.removeprefix("train.").removeprefix("model.").removeprefix("data.").replace("_", "-")
+            raise GencliError(
+                f"run {name} was made with {flag} {a}, a resumed run cannot change it to {b}",
+                f"leave {flag} out, or leave --resume out to start a new run",
+            )
+        notes.append(f"{key.removeprefix('train.')} is now {b}, was {a}")
+        if key == "train.steps" and new["train"]["schedule"] != "constant":
+            notes.append(f"the {new['train']['schedule']} schedule restarts from here with {b} steps in view")
+    return notes
+
+
+def make_folder(root: Path, name: str) -> Path:
+    """An unused folder `name`, `name-2`, … made in one atomic step."""
+    with files.explained(root):
+        root.mkdir(parents=True, exist_ok=True)
+    number = 1
+    while True:
+        path = root / (name if number == 1 else f"{name}-{number}")
+        with files.explained(path):
+            try:
+                path.mkdir()
+            except FileExistsError:
+                number += 1
+                continue
+        return path
+
+
+def safe_name(name: str) -> str:
+    """Lower case, letters, digits and hyphens; nothing that any system reserves."""
+    slug = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-") or "run"
+    return f"{slug}-run" if slug in {"con", "prn", "aux", "nul"} or re.fullmatch(r"(com|lpt)\d", slug) else slug
+
+
+class Session:
+    """One call of `gencli train`.
+
+    Args:
+        recipe: resolved tables.
+        data: the data set, opened.
+        root: where run folders are made.
+        name: of the run; None = MODEL-DATA.
+        codec_run: a saved run whose latents are the data.
+        folder: an existing run to resume.
+    """
+
+    def __init__(
+        self,
+        recipe: dict[str, Any],
+        data: Data,
+        root: Path,
+        name: str | None = None,
+        codec_run: Run | None = None,
+        folder: Path | None = None,
+    ) -> None:
+        self.recipe, self.data, self.root = recipe, data, root
+        self.train = parse(TrainConfig, recipe["train"], "train")
+        self.resuming = folder is not None
+        self.codec_run = codec_run
+        self.stop: int | None = None  # a signal's number
+        if folder is not None:
+            self.folder = folder
+            self.config = read_config(folder)
+            self._check_data()
+            nested = folder / "codec"
+            self.codec_run = Run.load(nested) if nested.is_dir() else None
+        torch.manual_seed(mix(self.train.seed, "weights"))
+        self.run = Run.build(recipe, data.spec, self.codec_run)
+        self.run.config["recipe"] = recipe
+        if folder is None:
+            self.folder = make_folder(root, safe_name(name or f"{recipe['model']['name']}-{data.name}"))
+            self.config = self._new_config()
+            if self.codec_run is not None:
+                nest(self.codec_run, self.folder / "codec")
+            files.atomic_json(self.folder / "config.json", self.config)
+        self.run.path, self.run.config = self.folder, self.config
+
+    # --------------------------------------------------------------------------------------------------------------- config
+
+    def _new_config(self) -> dict[str, Any]:
+        parameters = sum(p.numel() for p in self.run.model.parameters())
+        splits = {name: len(self.data.split(name)) for name in ("train", "test")}
+        return {
+            "format": FORMAT,
+            "gencli": __version__,
+            "name": self.folder.name,
+            "created": datetime.datetime.now(datetime.UTC).isoformat(),
+            "command": " ".join(["gencli", *sys.argv[1:]]),
+            "recipe": self.recipe,
+            "spec": spec_to(self.run.spec),
+            "data": {"name": self.data.name, "spec": spec_to(self.data.spec), "hash": self.data.hash, "items": splits},
+            "parameters": parameters,
+            "codec_models": self.codec_run.config["model_names"] if self.codec_run else [],
+            "model_names": [
+                self.recipe["model"]["name"],
+                *(self.codec_run.config["model_names"] if self.codec_run else []),
+            ],
+            "codec": self.codec_run.name if self.codec_run else None,
+            "sources": [],
+            "adapters": [],
+            "step": 0,
+        }
+
+    def _check_data(self) -> None:
+        then = self.config["data"]["hash"]
+        if self.data.hash != then:
+            changed = getattr(self.data, "changed", None)
+            count = f"; {changed(self.folder / 'train' / 'items.json')} items differ" if changed else ""
+            raise GencliError(
+                f"run {self.folder.name} was trained on other data: hash {then}, now {self.data.hash}{count}",
+                "give the same data with --data, or leave --resume out to start a new run",
+            )
+
+    # ---------------------------------------------------------------------------------------------------------------- events
+
+    def events(self) -> Iterator[Event]:
+        """Train to the end (or until `stop`), yielding what happens."""
+        from accelerate import Accelerator
+
+        from gencli.training import checkpoint, precision
+        from gencli.training.lock import locked
+        from gencli.training.trainer import NotFinite, Trainer
+
+        with locked(self.folder):
+            network = self.recipe["model"].get("net", {}).get("name", "")
+            accelerator = self._accelerator(Accelerator, precision, network)
+            self.run.model.to(accelerator.device)
+            trainer = Trainer(self.run, self.train, self._items(), accelerator)
+            yield from self._begin(trainer, checkpoint)
+            self._trim_log(trainer.step)
+            try:
+                yield from self._loop(trainer, checkpoint)
+            except NotFinite as error:
+                path = self.folder / "train" / f"not-finite-{error.bundle['step']}.json"
+                files.atomic_json(path, error.bundle)
+                raise
+        yield Event("stopped" if self.stop else "done", trainer.step, path=self.folder)
+
+    def _accelerator(self, kind: Any, precision: Any, network: str) -> Any:
+        from accelerate.state import AcceleratorState
+
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        chosen = self.config.get("precision") or precision.resolve(self.train.precision, device, network)
+        self.config["precision"] = chosen
+        AcceleratorState._reset_state(reset_partial_state=False)
+        return kind(mixed_precision={"fp32": "no"}.get(chosen, chosen), cpu=device.type == "cpu")
+
+    def _items(self) -> Any:
+        from gencli.training.cache import encoded
+
+        split = self.data.split("train")
+        if not len(split):
+            raise GencliError(f"data set '{self.data.name}' has no training items", "see `gencli data check`")
+        augmented = self.train.shift or self.train.flip
+        return encoded(self.run, split, self.data.hash) if self.codec_run is not None and not augmented else split
+
+    def _begin(self, trainer: Any, checkpoint: Any) -> Iterator[Event]:
+        state, facts, damaged = checkpoint.newest(self.folder)
+        if state is None:
+            trainer.initialise()
+        trainer.prepare()
+        if state is not None:
+            checkpoint.restore(trainer, state, facts)
+            checkpoint.publish(state, self.folder)
+        checkpoint.remove_partial(self.folder)
+        for line in damaged:
+            yield Event("note", text=f"{line}; falling back to the state before it")
+        if self.resuming:
+            found = f"resumed at step {trainer.step}" if state else "no saved state: started at 0"
+            yield Event("note", trainer.step, found)
+        yield Event("start", trainer.step, path=self.folder)
+
+    def _loop(self, trainer: Any, checkpoint: Any) -> Iterator[Event]:
+        log: list[str] = []
+        every = max(1, self.train.steps // LOGGED)
+        began = time.perf_counter()
+        for step in trainer:
+            values: dict[str, float] = {}
+            ends = step.step == self.train.steps or self.stop is not None
+            saves = ends or step.step % self.train.save_every == 0
+            if step.step % every == 0 or saves:
+                values = {key: float(value) for key, value in step.losses.items()}
+                log.append(json.dumps({"step": step.step, **values, "seconds": round(time.perf_counter() - began, 3)}))
+            yield Event("step", step.step, values=values)
+            ends = ends or self.stop is not None
+            if saves or ends:
+                self._save(trainer, checkpoint, log)
+                log = []
+                yield Event("saved", step.step, path=self.folder)
+            if not self.stop and (step.step % (self.train.sample_every or self.train.save_every) == 0 or ends):
+                yield from self._draw(trainer, step.step)
+            if ends:
+                break
+
+    def _save(self, trainer: Any, checkpoint: Any, log: list[str]) -> None:
+        self.config["step"] = trainer.step
+        self.config["recipe"] = self.recipe
+        checkpoint.save_state(trainer, self.folder, self.train.keep)
+        with files.explained(self.folder / "metrics.jsonl"), (self.folder / "metrics.jsonl").open("a") as handle:
+            handle.write("".join(line + "\n" for line in log))
+        files.atomic_json(self.folder / "config.json", self.config)
+
+    def _trim_log(self, step: int) -> None:
+        """Drop what was logged after the state that training continues from."""
+        path = self.folder / "metrics.jsonl"
+        if path.is_file():
+            lines = path.read_text(encoding="utf-8").splitlines()
+            kept = [line for line in lines if _step_of(line) <= step]
+            if len(kept) != len(lines):
+                files.atomic_write(path, "".join(line + "\n" for line in kept).encode())
+
+    def _draw(self, trainer: Any, step: int) -> Iterator[Event]:
+        from gencli.evaluation.preview import preview
+        from gencli.report.curves import save_curve
+        from gencli.report.kinds import writer
+
+        with trainer.average.worn_by(self.run.model):
+            picture = preview(self.run, self.data.split("test" if len(self.data.split("test")) else "train"))
+        if picture is not None:
+            path = self.folder / "samples" / f"step-{step:08d}.png"
+            writer(self.data.kind).save_grid(path, picture)
+            yield Event("picture", step, path=path, picture=picture)
+        rows = [json.loads(line) for line in (self.folder / "metrics.jsonl").read_text().splitlines()]
+        save_curve(self.folder / "loss.png", rows)
+
+
+def _step_of(line: str) -> float:
+    try:
+        return float(json.loads(line)["step"])
+    except (ValueError, KeyError, TypeError):
+        return float("inf")
