@@ -5,12 +5,14 @@
 The judge is no part of training or of gencli's features: for digits a support vector machine (RBF) on raw 16×16 pixels,
 for Fashion-MNIST a small network of another architecture and seed, trained when first needed and kept in the cache.
 
-accuracy    share of samples that the judge classifies as asked
-recall      share of held-out images inside the samples' manifold (k = 3, gencli's features), precision the other way
-novelty     median distance of samples to the nearest training image, over that of held-out images; 1 = as new as those
+accuracy      share of samples that the judge classifies as asked
+recognisable  share whose best class leads by as much as it does for nine in ten held-out images: needs no labels
+recall        share of held-out images inside the samples' manifold (k = 3, gencli's features); precision the other way
+novelty       median distance of samples to the nearest training image, over that of held-out images; 1 = as new as those
 
-Controls: samples of one Gaussian with full covariance per class, and the output of an untrained network. The Gaussian is
-recognisable to a machine, so accuracy alone does not tell it from a model: precision does, it is noise around a mean.
+Controls, which must fail the bar: samples of one Gaussian with the mean and full covariance of all images, and the output
+of an untrained network. A Gaussian for each class is shown beside them but is no control: on 8×8 digits enlarged to 16×16
+it is a good model, and the judge recognises nearly all of its samples.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ import argparse
 import json
 from functools import cache
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -36,7 +38,7 @@ from gencli.metrics.precision_recall import distances, precision_recall
 
 Data = Literal["digits", "fashion-mnist"]
 READ = {"digits": digits, "fashion-mnist": fashion}
-BAR = {"accuracy": 0.75, "precision": 0.3, "recall": 0.3, "novelty": 0.9}
+BAR = {"accuracy": 0.75, "recognisable": 0.6, "precision": 0.3, "recall": 0.3, "novelty": 0.9}
 
 
 @cache
@@ -57,13 +59,29 @@ def judge(images: Tensor, labels: Tensor, data: Data) -> float:
 
 def classify(images: Tensor, data: Data) -> Tensor:
     """`(N,)` the class that the judge sees."""
+    return scores(images, data).argmax(1)
+
+
+def recognisable(images: Tensor, data: Data) -> float:
+    """Share of images whose best class leads the next by at least what it does for nine in ten held-out images."""
+    least = _lead(real(data, "test")[0], data).quantile(0.1)
+    return float((_lead(images, data) >= least).double().mean())
+
+
+def _lead(images: Tensor, data: Data) -> Tensor:
+    best = scores(images, data).topk(2, dim=1).values
+    return best[:, 0] - best[:, 1]
+
+
+def scores(images: Tensor, data: Data) -> Tensor:
+    """`(N, 10)` of every class, the greatest for the one that the judge sees."""
     side = real(data, "train")[0].shape[-1]
     if images.shape[1:] != (1, side, side):
         raise GencliError(f"the judge of {data} takes images (1, {side}, {side}), these are {tuple(images.shape[1:])}")
     if data == "digits":
-        return torch.from_numpy(_machine().predict(_rows(images)))
+        return torch.from_numpy(_machine().decision_function(_rows(images)))
     with torch.no_grad():
-        return torch.cat([_network()(part.float() / 255).argmax(1) for part in images.split(500)])
+        return torch.cat([_network()(part.float() / 255) for part in images.split(500)])
 
 
 def _rows(images: Tensor) -> np.ndarray:
@@ -71,7 +89,7 @@ def _rows(images: Tensor) -> np.ndarray:
 
 
 @cache
-def _machine():  # noqa: ANN202  (scikit-learn is untyped)
+def _machine() -> Any:
     from sklearn.svm import SVC
 
     images, labels = real("digits", "train")
@@ -156,7 +174,8 @@ def _nearest(images: Tensor, among: Tensor) -> np.ndarray:
 def verdict(images: Tensor, labels: Tensor, data: Data) -> dict[str, float]:
     """Every figure of the judge; accuracy only where labels were asked for."""
     precision, recall = manifold(images, data)
-    made = {"n": float(len(images)), "precision": precision, "recall": recall, "novelty": novelty(images, data)}
+    made = {"n": float(len(images)), "recognisable": recognisable(images, data)}
+    made |= {"precision": precision, "recall": recall, "novelty": novelty(images, data)}
     return made if (labels < 0).all() else {"accuracy": judge(images, labels, data), **made}
 
 
@@ -168,19 +187,27 @@ def passes(found: dict[str, float], bar: dict[str, float] | None = None) -> bool
 # ----------------------------------------------------------------------------------------------------------- the controls
 
 
-def gaussian(data: Data, labels: Tensor, seed: int = 0) -> Tensor:
-    """One image for each label from a Gaussian with the mean and full covariance of its class, uint8."""
+def gaussian(data: Data, count: int, seed: int = 0) -> Tensor:
+    """Images from one Gaussian with the mean and full covariance of all training images, uint8."""
+    return _drawn_like(real(data, "train")[0], count, np.random.default_rng(seed))
+
+
+def gaussian_per_class(data: Data, labels: Tensor, seed: int = 0) -> Tensor:
+    """One image for each label from the Gaussian of its class, uint8."""
     images, known = real(data, "train")
     rng = np.random.default_rng(seed)
     made = torch.empty(len(labels), *images.shape[1:], dtype=torch.uint8)
     for label in labels.unique():
-        rows = images[known == label].flatten(1).double().numpy()
-        centred = rows - rows.mean(0)
-        chosen = labels == label
-        weights = rng.standard_normal((int(chosen.sum()), len(rows))) / np.sqrt(len(rows) - 1)
-        drawn = rows.mean(0) + weights @ centred  # exactly this covariance, without a factorisation
-        made[chosen] = torch.from_numpy(drawn.round().clip(0, 255)).to(torch.uint8).view(-1, *images.shape[1:])
+        made[labels == label] = _drawn_like(images[known == label], int((labels == label).sum()), rng)
     return made
+
+
+def _drawn_like(images: Tensor, count: int, rng: np.random.Generator) -> Tensor:
+    rows = images.flatten(1).double().numpy()
+    centred = rows - rows.mean(0)
+    weights = rng.standard_normal((count, len(rows))) / np.sqrt(len(rows) - 1)
+    drawn = rows.mean(0) + weights @ centred  # exactly this covariance, without a factorisation
+    return torch.from_numpy(drawn.round().clip(0, 255)).to(torch.uint8).view(-1, *images.shape[1:])
 
 
 def untrained(data: Data, count: int, seed: int = 0) -> Tensor:
@@ -208,9 +235,10 @@ def main() -> None:
     held_out, truth = real(args.data, "test")
     rows = {
         "samples": verdict(images, labels, args.data),
-        "gaussian": verdict(gaussian(args.data, asked), asked, args.data),
+        "gaussian": verdict(gaussian(args.data, len(images)), asked, args.data),
         "untrained": verdict(untrained(args.data, len(images)), asked, args.data),
-        "judge on held-out": {"accuracy": judge(held_out, truth, args.data)},
+        "gaussian per class": verdict(gaussian_per_class(args.data, asked), asked, args.data),
+        "held-out images": verdict(held_out, truth, args.data),
     }
     ok = passes(rows["samples"], bar) and not passes(rows["gaussian"], bar) and not passes(rows["untrained"], bar)
     print(json.dumps({"bar": bar, "passed": ok, **rows}, indent=2))

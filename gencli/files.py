@@ -58,10 +58,10 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
 
 
 def replace(source: Path, target: Path) -> None:
-    """`os.replace`, tried a few times: on Windows a virus scanner or a reader may hold the target for a moment."""
+    """Rename over `target`, tried a few times: on Windows a virus scanner or a reader may hold the target for a moment."""
     for attempt in range(_TRIES):
         try:
-            os.replace(source, target)
+            source.replace(target)
             return
         except PermissionError:
             if attempt == _TRIES - 1:

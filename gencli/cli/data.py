@@ -44,24 +44,21 @@ def run(values: dict[str, Any]) -> None:
 
     if "path" not in values:
         raise GencliError("`gencli data check` needs a path", "gencli data check ./my-photos --preview")
-    table = {
-        "name": "folder",
-        "path": values["path"],
-        **{key: values[key] for key in ("image_size", "fit") if key in values},
-    }
-    data = open_table(table)
+    given = {key: values[key] for key in ("image_size", "fit") if key in values}
+    table = {"name": "folder", "path": values["path"], **given}
+    data: Any = open_table(table)
     report = check(data)
     facts = dataclasses.asdict(report)
     console.document(**facts)
     for key, value in facts.items():
-        if key in ("notes", "command", "unreadable"):
+        if key in ("notes", "suggestion", "unreadable") or value in ("", [], {}, ()):
             continue
         shown = ", ".join(f"{k} {v}" for k, v in value.items()) if isinstance(value, dict) else value
         console.show(f"{key.replace('_', ' ')}: {shown}")
     _lines(facts)
     if values["preview"]:
         _preview(data, values)
-    console.following(facts["command"])
+    console.following(facts["suggestion"])
 
 
 def _lines(facts: dict[str, Any]) -> None:

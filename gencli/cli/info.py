@@ -95,7 +95,7 @@ def _run(found: runs.Found) -> None:
 
     config = read_config(found.path)
     data = config["data"]
-    rows = [
+    rows: list[list[Any]] = [
         ["folder", found.path],
         ["model", found.model],
         ["made by", f"{config['command']} (gencli {config['gencli']})"],

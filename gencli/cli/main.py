@@ -106,10 +106,10 @@ def main() -> None:
 
 def _readable(error: Exception) -> GencliError:
     """The parser's own errors, and anything unforeseen, as one line with a next step."""
-    if hasattr(error, "option_name") and getattr(error, "ctx", None) is not None:
-        return _unknown_option(error.option_name, error.ctx)
+    where = getattr(error, "ctx", None)
+    if hasattr(error, "option_name") and where is not None:
+        return _unknown_option(error.option_name, where)
     if hasattr(error, "format_message"):
-        where = getattr(error, "ctx", None)
         path = where.command_path if where is not None else "gencli"
         return GencliError(str(error.format_message()).rstrip("."), f"see `{path} --help`")
     text = " ".join(str(error).split()) or "no message"

@@ -93,7 +93,8 @@ def _parameter(index: int, flag: Flag) -> inspect.Parameter:
         )
     else:
         info = typer.Argument(help=flag.help, show_default=False, **extra)
-    annotation = Annotated[flag.kind if typing.get_origin(flag.kind) is list else flag.kind | None, info]
+    kind: Any = flag.kind if typing.get_origin(flag.kind) is list else flag.kind | None
+    annotation = Annotated[kind, info]
     return inspect.Parameter(ident, inspect.Parameter.KEYWORD_ONLY, default=flag.default, annotation=annotation)
 
 

@@ -109,7 +109,7 @@ def _own_splits(names: Sequence[str], notes: list[str]) -> tuple[list[str | None
     within = [name.split("/", 1)[1] if f.lower() in SPLIT_NAMES else name for f, name in zip(first, names, strict=True)]
     stray = sum(f.lower() not in SPLIT_NAMES for f in first)
     if stray:
-        notes.append(f"{stray} images outside the split folders go to training")
+        notes.append(f"{number(stray, 'image')} outside the split folders go to training")
     return list(split), within
 
 
@@ -128,7 +128,9 @@ def _labels(
         missing = [i for i, label in enumerate(given) if not label]
         absent = sorted(set(table) - set(names))
         if absent:
-            plan.notes.append(f"labels.csv names {len(absent)} files that are not readable images here: {_few(absent)}")
+            plan.notes.append(
+                f"labels.csv names {number(len(absent), 'file')} not found here as a readable image: {_few(absent)}"
+            )
     else:
         given = [name.split("/", 1)[0] if "/" in name else "" for name in inner]
         missing = []
@@ -144,7 +146,7 @@ def _labels(
         plan.splits[i] = "without a row in labels.csv"
     if missing:
         plan.notes.append(
-            f"{len(missing)} images have no label in labels.csv and are left out: {_few([names[i] for i in missing])}"
+            f"{number(len(missing), 'image')} without a label in labels.csv left out: {_few([names[i] for i in missing])}"
         )
     numbers = all(name.isdecimal() for name in counts)
     plan.classes = tuple(sorted(counts, key=lambda name: (int(name) if numbers else 0, name)))
@@ -159,14 +161,14 @@ def _why_not(counts: Counter[str]) -> str:
     """Why these are not classes; empty if they are."""
     least, most = CLASSES
     if "" in counts:
-        return f"{counts['']} images lie in no class folder"
+        return f"{number(counts[''], 'image')} in no class folder"
     splits = sorted(name for name in counts if name.lower() in SPLIT_NAMES)
     if splits:
         return f"the folder {splits[0]} is named like a split"
     if not least <= len(counts) <= most:
-        return f"{len(counts)} folder{'s' * (len(counts) != 1)}, understood as classes are {least} to {most}"
+        return f"{number(len(counts), 'folder')}, understood as classes are {least} to {most}"
     small = min(counts, key=lambda name: (counts[name], name))
-    return f"{small} has {counts[small]} images, every class needs {LEAST}" if counts[small] < LEAST else ""
+    return f"{small} has {number(counts[small], 'image')}, every class needs {LEAST}" if counts[small] < LEAST else ""
 
 
 def _group(name: str, digest: str, table: Table | None, group_by: GroupBy) -> str:
@@ -216,10 +218,19 @@ def _say_splits(plan: Plan, own: Sequence[str | None], digests: Sequence[str], g
     if not test:
         plan.notes.append("no image fell to the test split: there is nothing held out to evaluate on")
     left = Counter(split for split in plan.splits if split not in ("train", "test"))
-    plan.notes += [f"{count} images left out: {why}" for why, count in left.items() if "labels.csv" not in why]
+    plan.notes += [
+        f"{number(count, 'image')} left out: {why}" for why, count in left.items() if "labels.csv" not in why
+    ]
     across = len({digests[i] for i in train} & {digests[i] for i in test})
     if across:
-        plan.notes.append(f"{across} images are in both train and test, which makes every test look better than it is")
+        plan.notes.append(
+            f"{number(across, 'image')} in both train and test, which makes every test look better than it is"
+        )
+
+
+def number(count: int, word: str) -> str:
+    """`1 image`, `2 images`."""
+    return f"{count} {word}" if count == 1 else f"{count} {word}s"
 
 
 def _few(names: Sequence[str], most: int = 3) -> str:

@@ -59,7 +59,7 @@ def check(data: Folder) -> Report:
     found = data.found
     items = found["items"]
     height, width = data.spec.x.shape[1:]
-    areas = sorted(((item["width"] * item["height"], item["width"], item["height"]) for item in items))
+    areas = sorted((item["width"] * item["height"], item["width"], item["height"]) for item in items)
     picked = {"smallest": areas[0], "median": areas[len(areas) // 2], "largest": areas[-1]}
     digests = [found["index"][item["name"]] for item in items]
     splits = Counter(item["split"] if item["split"] in ("train", "test") else "left out" for item in items)

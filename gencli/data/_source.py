@@ -14,7 +14,10 @@ from pathlib import Path, PurePosixPath
 from gencli.errors import GencliError
 
 EXTENSIONS = frozenset(
-    "png apng jpg jpeg jpe jfif webp bmp dib gif tif tiff ppm pgm pbm pnm tga avif jp2 j2k ico pcx".split()
+    (
+        *("png", "apng", "jpg", "jpeg", "jpe", "jfif", "webp", "avif", "bmp", "dib", "gif", "tif", "tiff"),
+        *("ppm", "pgm", "pbm", "pnm", "tga", "jp2", "j2k", "ico", "pcx"),
+    )
 )
 UNSUPPORTED = {
     **dict.fromkeys(("heic", "heif"), "HEIC is not supported: convert it to PNG or JPEG"),
@@ -104,7 +107,7 @@ def _folder(root: Path) -> Source:
     problems: list[OSError] = []
     seen: set[tuple[int, int]] = set()
     for folder, inner, files in os.walk(root, followlinks=True, onerror=problems.append):
-        about = os.stat(folder)
+        about = Path(folder).stat()
         if (about.st_dev, about.st_ino) in seen:  # a link that leads back into what was already walked
             inner.clear()
             continue
@@ -126,8 +129,8 @@ def _folder(root: Path) -> Source:
                 continue
             places[name] = place
             source.sort(name, (stat.st_size, stat.st_mtime_ns))
-    for error in problems:
-        source.refused[str(error.filename)] = f"folder cannot be listed: {error.strerror}"
+    for problem in problems:
+        source.refused[str(problem.filename)] = f"folder cannot be listed: {problem.strerror}"
     return source.done()
 
 

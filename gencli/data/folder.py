@@ -16,7 +16,6 @@ import dataclasses
 import re
 import unicodedata
 import warnings
-from collections import Counter
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -31,7 +30,7 @@ from gencli.core import Field, Spec
 from gencli.data import _cache
 from gencli.data._base import Data, Split
 from gencli.data._decode import RGB, Fit, Picture, decode
-from gencli.data._plan import make_plan, read_table
+from gencli.data._plan import make_plan, number, read_table
 from gencli.data._source import EXTENSIONS, Source, open_source
 from gencli.errors import GencliError
 from gencli.files import as_size, atomic_json
@@ -223,7 +222,7 @@ class Folder(Data):
         n, greys = len(pictures), sum(p.grey for p in pictures)
         other = n - greys if grey else greys
         changed = f", {other} of them turned {'grey' if grey else 'into colour'}" if other else ""
-        lines = [f"{n} images in {'grey' if grey else 'colour'}, as most of them are{changed}"]
+        lines = [f"{number(n, 'image')} in {'grey' if grey else 'colour'}, as most of them are{changed}"]
         share = float(np.mean([p.fitted for p in pictures]))
         why = ", the default" if self.config.image_size in ("", "0") else ""
         fitted = {
@@ -234,23 +233,24 @@ class Folder(Data):
         lines.append(f"size {width}×{height}{why}, {fitted}")
         enlarged = sum(p.width < width or p.height < height for p in pictures)
         facts = {
-            "are smaller than that and were enlarged": enlarged,
-            f"have transparency, laid on {self.config.background}": sum(p.alpha for p in pictures),
-            "are CMYK, turned to RGB without colour profiles": sum(p.mode == "CMYK" for p in pictures),
-            "have 16 or 32 bits, reduced to 8 over their whole range": sum(p.mode[0] in "IF" for p in pictures),
-            "were turned by their EXIF rotation": sum(p.rotated for p in pictures),
-            "have several frames, the first was taken": sum(p.frames > 1 for p in pictures),
+            "smaller than that, enlarged": enlarged,
+            f"with transparency, laid on {self.config.background}": sum(p.alpha for p in pictures),
+            "CMYK, turned to RGB without colour profiles": sum(p.mode == "CMYK" for p in pictures),
+            "with 16 or 32 bits, reduced to 8 over their whole range": sum(p.mode[0] in "IF" for p in pictures),
+            "turned by their EXIF rotation": sum(p.rotated for p in pictures),
+            "with several frames, the first was taken": sum(p.frames > 1 for p in pictures),
         }
         return lines + [f"{count} {what}" for what, count in facts.items() if count]
 
 
 def _describe_files(digests: list[str], unreadable: dict[str, str], source: Source) -> list[str]:
     twins = len(digests) - len(set(digests))
-    lines = [f"{twins} exact duplicates, each on the side of its twin"] if twins else []
+    lines = [f"{number(twins, 'exact duplicate')}, each on the side of its twin"] if twins else []
     if unreadable:
         first = "; ".join(f"{name} ({why})" for name, why in list(unreadable.items())[:3])
-        files = "image file" if len(unreadable) == 1 else "image files"
-        lines.append(f"{len(unreadable)} {files} could not be read: {first}{'; …' if len(unreadable) > 3 else ''}")
+        lines.append(
+            f"{number(len(unreadable), 'image file')} could not be read: {first}{'; …' if len(unreadable) > 3 else ''}"
+        )
     if source.junk or source.others:
         kinds = ", ".join(f"{count} {what}" for what, count in source.others.most_common(5))
         parts = [f"{source.junk} hidden or system files"] * bool(source.junk) + [kinds] * bool(kinds)

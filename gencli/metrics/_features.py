@@ -172,10 +172,11 @@ def random_network(seed: int = 0) -> nn.Module:
     """An untrained feature network, the same on every machine."""
     net: nn.Module = registry.load("networks", "feature-net").make()
     rng = torch.Generator().manual_seed(seed)
-    for value in net.parameters():
+    for key, value in net.named_parameters():
         if value.ndim > 1:
-            spread = (2 / value[0].numel()) ** 0.5
-            value.data = torch.randn(value.shape, generator=rng) * spread
+            value.data = torch.randn(value.shape, generator=rng) * (2 / value[0].numel()) ** 0.5
+        else:
+            value.data.fill_(0.0 if key.endswith("bias") else 1.0)
     return net
 
 

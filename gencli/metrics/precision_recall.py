@@ -65,7 +65,7 @@ def precision_recall(real: np.ndarray, fake: np.ndarray, k: int = 3) -> tuple[fl
 
 
 def distances(x: np.ndarray, y: np.ndarray, rows: int = ROWS) -> np.ndarray:
-    """Euclidean `(N, M)`, from squares in blocks of rows; exactly 0 between equal items of one set."""
+    """Euclidean `(N, M)`, from squares in blocks of rows; equal items may be some 1e-8 of the largest distance apart."""
     made = np.empty((len(x), len(y)))
     centre = y.mean(0)
     a, b = x - centre, y - centre

@@ -11,8 +11,9 @@ every block, of every attention and of the network starts 1e-10 of that, which i
 
 Widths 128, multiples 1-2-2-2, 2 blocks, attention at 16 are the CIFAR-10 network: 35,746,307 parameters.
 
-Ours: a class label is embedded (`vocab` rows and one for "no class") and added to the embedded level; groups are the greatest
-common divisor of 32 and the channels, so that narrow networks work.
+Ours: a class label is embedded (`vocab` rows and one for "no class") and added to the embedded level; narrow networks have
+fewer than 32 groups, of 4 channels or more as at width 128: a group of one channel would subtract the level that is added to
+it.
 
 Shapes: x `(N, C, H, W)` with H and W divisible by 2^(levels − 1); level `(N,)`; output `(N, out, H, W)`. `residuals` are added
 to the features kept for the expanding path, in the order they are made, the last to the bottom.
@@ -204,7 +205,7 @@ class _Attention(nn.Module):
 
 
 def _norm(channels: int) -> nn.GroupNorm:
-    return nn.GroupNorm(math.gcd(32, channels), channels, eps=1e-6)
+    return nn.GroupNorm(math.gcd(32, max(channels // 4, 1), channels), channels, eps=1e-6)
 
 
 def _linear(inputs: int, outputs: int, gain: float = 1.0) -> nn.Linear:

@@ -51,6 +51,7 @@ def curve(rows: Sequence[Mapping[str, Any]], keys: Sequence[str] = ("loss",), ti
     if low:
         axes.legend(frameon=False)
     axes.set_xlabel("step")
+    axes.xaxis.get_major_locator().set_params(integer=True)
     axes.set_title(title)
     axes.grid(alpha=0.3)
     out = io.BytesIO()
@@ -75,8 +76,8 @@ def _line(axes: Axes, rows: Sequence[Mapping[str, Any]], key: str, number: int) 
 
 
 def smooth(values: np.ndarray) -> np.ndarray:
-    """The mean over a window of a twentieth of the run on each side, shorter at the ends."""
-    half = len(values) // 20
+    """The mean over a window of a fortieth of the run on each side, shorter at the ends."""
+    half = len(values) // 40
     sums = np.concatenate([[0.0], np.cumsum(values)])
     places = np.arange(len(values))
     first, last = np.maximum(places - half, 0), np.minimum(places + half + 1, len(values))

@@ -24,6 +24,7 @@ from gencli.training import optim
 from gencli.training.trainer import Trainer
 
 PREFIX = "step-"
+FILES = {"raw.safetensors", "optim.safetensors", "average.safetensors"}
 
 
 def states(folder: Path) -> list[Path]:
@@ -42,7 +43,7 @@ def save_state(trainer: Trainer, folder: Path, keep: int) -> Path:
     target = folder / "train" / f"{PREFIX}{trainer.step:08d}"
     temporary = folder / "train" / f".writing-{trainer.step:08d}-{os.getpid()}"
     shutil.rmtree(temporary, ignore_errors=True)
-    metadata = {"format": "pt", "step": str(trainer.step)}
+    metadata = {"step": str(trainer.step)}  # one key: safetensors writes several in a random order, and hashes would differ
     try:
         with files.explained(temporary):
             temporary.mkdir(parents=True)
@@ -62,7 +63,8 @@ def save_state(trainer: Trainer, folder: Path, keep: int) -> Path:
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     publish(target, folder)
-    for old in states(folder)[keep:]:
+    older = [state for state in states(folder) if state.name < target.name]  # a newer one is damaged: it counts for nothing
+    for old in older[keep - 1 :]:
         shutil.rmtree(old)
     return target
 
@@ -112,8 +114,11 @@ def newest(folder: Path) -> tuple[Path | None, dict[str, Any], list[str]]:
 def _read(state: Path) -> dict[str, Any]:
     try:
         facts = json.loads((state / "state.json").read_text(encoding="utf-8"))
-        digests = dict(facts["sha256"])
-        int(facts["step"])
+        digests, _ = dict(facts["sha256"]), facts["scaler"]
+        if int(facts["step"]) != int(state.name.removeprefix(PREFIX)):
+            raise ValueError(f"it is about step {facts['step']}")
+        if set(digests) != FILES:
+            raise ValueError(f"it lists {', '.join(sorted(digests)) or 'no files'}")
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise GencliError(f"{state / 'state.json'} is damaged: {error}") from None
     for name, digest in digests.items():

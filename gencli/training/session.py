@@ -271,19 +271,19 @@ class Session:
     def _save(self, trainer: Any, checkpoint: Any, log: list[str]) -> None:
         self.config["step"] = trainer.step
         self.config["recipe"] = self.recipe
-        checkpoint.save_state(trainer, self.folder, self.train.keep)
         with files.explained(self.folder / "metrics.jsonl"), (self.folder / "metrics.jsonl").open("a") as handle:
-            handle.write("".join(line + "\n" for line in log))
+            handle.write("".join(line + "\n" for line in log))  # first: resuming drops lines without a state
+        checkpoint.save_state(trainer, self.folder, self.train.keep)
         files.atomic_json(self.folder / "config.json", self.config)
 
     def _trim_log(self, step: int) -> None:
         """Drop what was logged after the state that training continues from."""
         path = self.folder / "metrics.jsonl"
         if path.is_file():
-            lines = path.read_text(encoding="utf-8").splitlines()
-            kept = [line for line in lines if _step_of(line) <= step]
-            if len(kept) != len(lines):
-                files.atomic_write(path, "".join(line + "\n" for line in kept).encode())
+            text = path.read_text(encoding="utf-8", errors="replace")
+            kept = "".join(line + "\n" for line in text.splitlines() if _step_of(line) <= step)
+            if kept != text:
+                files.atomic_write(path, kept.encode())
 
     def _draw(self, trainer: Any, step: int) -> Iterator[Event]:
         from gencli.evaluation.preview import preview
@@ -296,8 +296,9 @@ class Session:
             path = self.folder / "samples" / f"step-{step:08d}.png"
             writer(self.data.kind).save_grid(path, picture)
             yield Event("picture", step, path=path, picture=picture)
-        rows = [json.loads(line) for line in (self.folder / "metrics.jsonl").read_text().splitlines()]
-        save_curve(self.folder / "loss.png", rows)
+        if (self.folder / "metrics.jsonl").is_file():  # not before the first save
+            rows = [json.loads(line) for line in (self.folder / "metrics.jsonl").read_text().splitlines()]
+            save_curve(self.folder / "loss.png", rows)
 
 
 def _step_of(line: str) -> float:

@@ -183,7 +183,7 @@ class Trainer:
 
     def _mean(self, gathered: list[tuple[Losses, Tensor]], total: Tensor) -> dict[str, Tensor]:
         keys = [key for key, value in gathered[0][0].items() if value.ndim == 0 and key != "weight"]
-        return {key: sum(l[key].detach().float() * w for l, w in gathered) / total for key in keys}  # type: ignore[misc]
+        return {key: sum(l[key].detach().float() * w for l, w in gathered) / total for key in keys}
 
     def _check(self, loss: Tensor, phase: Phase, batch: Batch, chosen: Tensor, rows: range) -> None:
         if torch.isfinite(loss):

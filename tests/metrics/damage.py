@@ -7,9 +7,9 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-NOISE = (6, 12, 24, 48)  # standard deviation in grey levels
+NOISE = (4, 8, 16, 32)  # standard deviation in grey levels
 BLUR = (0.5, 0.7, 1.0, 1.5)  # standard deviation in pixels
-JPEG = (75, 50, 25, 10)  # quality
+JPEG = (90, 70, 40, 15)  # quality
 DROPPED = (1, 2, 4, 6)  # classes of ten
 
 

@@ -7,6 +7,7 @@ import torch
 
 from gencli.core import Field
 from gencli.errors import GencliError
+from gencli.metrics._torchvision import import_torchvision
 from gencli.networks.unet import UNet
 from gencli.nn.attention import attend
 from gencli.nn.embed import sinusoidal
@@ -24,7 +25,7 @@ def randomised(net, seed=0):
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for weight in net.parameters():
-            scale = 0.2 if weight.ndim == 1 else weight[0].numel() ** -0.5
+            scale = 1.0 if weight.ndim == 1 else weight[0].numel() ** -0.5
             weight.copy_(torch.randn(weight.shape, generator=generator) * scale)
     return net.eval()
 
@@ -77,15 +78,18 @@ def _peer_name(name):
 
 
 def test_outputs_equal_diffusers_with_copied_weights():
-    diffusers = pytest.importorskip("diffusers")
-    settings = {"width": 32, "mults": (1, 2, 2), "blocks": 2, "attention": (8,)}
-    ours = randomised(UNet.make(settings, image(16, 3), 3, {"label": LABEL}))
+    pytest.importorskip("diffusers")
+    import_torchvision()  # which diffusers imports too
+    import diffusers
+
+    settings = {"width": 128, "mults": (1, 2, 1), "blocks": 2, "attention": (4,)}
+    ours = randomised(UNet.make(settings, image(8, 3), 3, {"label": LABEL}))
     theirs = diffusers.UNet2DModel(
-        sample_size=16,
+        sample_size=8,
         in_channels=3,
         out_channels=3,
         layers_per_block=2,
-        block_out_channels=(32, 64, 64),
+        block_out_channels=(128, 256, 128),
         down_block_types=("DownBlock2D", "AttnDownBlock2D", "DownBlock2D"),
         up_block_types=("UpBlock2D", "AttnUpBlock2D", "UpBlock2D"),
         norm_eps=1e-6,
@@ -100,7 +104,7 @@ def test_outputs_equal_diffusers_with_copied_weights():
     for name, weight in copied.items():
         copied[name] = weight.reshape(state[name].shape)
     theirs.load_state_dict(copied)
-    x = torch.randn(5, 3, 16, 16, generator=torch.Generator().manual_seed(1))
+    x = torch.randn(5, 3, 8, 8, generator=torch.Generator().manual_seed(1))
     level, label = torch.tensor([0, 1, 37, 500, 999]), torch.tensor([0, 3, 9, 10, 5])
     with torch.no_grad():
         mine, other = ours(x, level, label=label), theirs(x, level, class_labels=label).sample
@@ -153,7 +157,7 @@ def test_every_level_of_skips_reaches_the_output():
     plain = net(x, level)
     assert torch.equal(net(x, level, residuals=nothing), plain)
     for i, shape in enumerate(shapes):
-        bumped = [*nothing[:i], torch.ones(1, *shape), *nothing[i + 1 :]]
+        bumped = [*nothing[:i], torch.randn(1, *shape), *nothing[i + 1 :]]
         assert (net(x, level, residuals=bumped) - plain).abs().max() > 1e-3
 
 
@@ -172,6 +176,15 @@ def test_an_item_does_not_depend_on_its_batch_mates():
     whole = net(x, level, label=label)
     alone = torch.cat([net(x[i : i + 1], level[i : i + 1], label=label[i : i + 1]) for i in range(7)])
     assert (whole - alone).abs().max() < 1e-5
+
+
+def test_the_level_and_the_label_change_the_output_at_every_width():
+    for width in (4, 8, 16, 32):
+        net = randomised(UNet.make({**TINY, "width": width, "attention": ()}, image(8), 1, {"label": LABEL}))
+        x, level, label = torch.randn(1, 1, 8, 8), torch.tensor([3.0]), torch.tensor([1])
+        plain = net(x, level, label=label)
+        assert (net(x, level + 500, label=label) - plain).abs().max() > 1e-3
+        assert (net(x, level, label=label + 1) - plain).abs().max() > 1e-3
 
 
 def test_plain_attention_equals_the_fused_kernel():

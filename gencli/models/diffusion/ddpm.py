@@ -9,9 +9,8 @@ trained level. With `schedule = linear`, `prediction = eps` and 1,000 steps this
 
 Bound (section 3): −log p(x_0) ≤ L_T + Σ KL(q(x_s | x_t, x_0) ‖ p(x_s | x_t)) + decoder, in nats. p's mean uses D clipped to
 the data's range, as its sampler does; `variance` is p's: `small` β̃ or `large` β. The decoder is a Gaussian with the
-variance β̃_2, discretised to the data's grid; it is reported as a density, constant over each bin of the grid
-(probability / bin volume), so that `log_prob` plus the codec's `log_det` is about the raw data. Data without a grid have the
-Gaussian's density.
+variance β̃_2, discretised to the data's grid; so that the bound is about probabilities (`mass`). Data
+without a grid have the Gaussian's density.
 
 Ours: other predictions (x0; v, arXiv:2202.00512), schedules (cosine, arXiv:2102.09672; sigmoid, arXiv:2301.10972), the shift
 of simple diffusion (arXiv:2301.11093), an end without signal (arXiv:2305.08891), class labels with a null.
@@ -62,10 +61,15 @@ class Ddpm(DiffusionModel):
     def levels(self) -> Tensor:
         return self._levels
 
+    @property
+    def mass(self) -> bool:
+        """Whether `log_prob` is about the probability of a grid value rather than a density."""
+        return self.spec.x.vocab is not None and self.spec.x.range is not None
+
     def index(self, sigma: Tensor) -> Tensor:
         """t − 1 of the trained level nearest to σ on a logarithmic scale."""
         rising = self._levels.flip(0).to(sigma.device)
-        return torch.searchsorted((rising[1:] * rising[:-1]).sqrt(), sigma)
+        return torch.searchsorted((rising[1:] * rising[:-1]).sqrt(), sigma.contiguous())
 
     def draw_sigma(self, n: int, rng: Rng) -> Tensor:
         levels = self._levels if rng.device.type == "mps" else self._levels.to(rng.device)
@@ -115,16 +119,15 @@ class Ddpm(DiffusionModel):
         return 0.5 * (apart / chosen + x[0].numel() * (ratio - 1 - ratio.log()))
 
     def _decoder(self, x: Tensor, sigma: Tensor, rng: Rng, **cond: Tensor) -> Tensor:
-        """−log p(x_0 | x_1) as a density: the Gaussian about D, over the bins of the data's grid where it has one."""
+        """−log p(x_0 | x_1) by the Gaussian about D, over the bins of the data's grid where it has one."""
         mean = self._clipped(x, sigma[0].expand(len(x)), rng.at("decoder"), **cond)
         spread = (reverse_variances(sigma[1], sigma[0])[0] / (1 + sigma[0] ** 2)).sqrt()
         vocab, span = self.spec.x.vocab, self.spec.x.range
         if vocab is None or span is None:
-            density = torch.distributions.Normal(mean, spread).log_prob(x)
+            each = torch.distributions.Normal(mean, spread).log_prob(x)
         else:
-            width = (span[1] - span[0]) / (vocab - 1)
-            density = discretised_gaussian(x, mean, spread, span, width) - math.log(width)
-        return -density.flatten(1).sum(1)
+            each = discretised_gaussian(x, mean, spread, span, (span[1] - span[0]) / (vocab - 1))
+        return -each.flatten(1).sum(1)
 
     def _clipped(self, x: Tensor, sigma: Tensor, rng: Rng, **cond: Tensor) -> Tensor:
         """D at x with fresh noise of level σ, kept inside the data's range."""

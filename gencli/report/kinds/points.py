@@ -73,17 +73,15 @@ def save_grid(path: str | Path, points: Any, extent: Extent | None = None, size:
 
 
 def save_items(folder: str | Path, points: Any, names: Sequence[str]) -> list[Path]:
-    """Write `points.npy` (float32) and `points.csv` (name, x, y) into `folder`."""
+    """Write `points.npy` (float32) and `points.csv` (name, x, y); returns the file that holds each point: the table."""
     array = _array(points)
     assert len(array) == len(names), f"{len(names)} names for {len(array)} points"
     out = io.BytesIO()
     np.save(out, array.astype(np.float32))
     lines = ["name,x,y", *(f"{name},{x:.9g},{y:.9g}" for name, (x, y) in zip(names, array.tolist(), strict=True))]
-    where = Path(folder)
-    return [
-        atomic_write(where / "points.npy", out.getvalue()),
-        atomic_write(where / "points.csv", ("\n".join(lines) + "\n").encode()),
-    ]
+    atomic_write(Path(folder) / "points.npy", out.getvalue())
+    table = atomic_write(Path(folder) / "points.csv", ("\n".join(lines) + "\n").encode())
+    return [table] * len(array)
 
 
 def save_animation(
