@@ -80,8 +80,9 @@ def scores(images: Tensor, data: Data) -> Tensor:
         raise GencliError(f"the judge of {data} takes images (1, {side}, {side}), these are {tuple(images.shape[1:])}")
     if data == "digits":
         return torch.from_numpy(_machine().decision_function(_rows(images)))
+    net = _network()
     with torch.no_grad():
-        return torch.cat([_network()(part.float() / 255) for part in images.split(500)])
+        return torch.cat([net(part.float() / 255) for part in images.split(500)])
 
 
 def _rows(images: Tensor) -> np.ndarray:

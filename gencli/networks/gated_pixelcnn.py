@@ -9,6 +9,8 @@ through a 1×1 convolution, the vertical stack before its gate: no blind spot. T
 connections from the second layer on. h is the sum of a learned vector for each condition (class labels with a null row for
 unconditional use; plain vectors).
 
+Ours: optional dropout of gated features, which small data need.
+
 Tokens `(N, *x.shape)` with x `(C, H, W)` pixels or `(h, w)` codes; logits `(N, *x.shape, V)`.
 """
 
@@ -37,6 +39,7 @@ class GatedPixelCNN(CausalImageNet, Component):
         layers: int = opt(8, "layers, the first included", low=1)
         first: Literal[3, 5, 7, 9] = opt(7, "kernel of the first layer")
         kernel: Literal[3, 5, 7] = opt(5, "kernel of the other layers")
+        dropout: float = opt(0.0, "share of gated features dropped in training", low=0, high=0.9)
         head: int = opt(128, "feature maps of the layer before the logits", low=1)
 
     def __init__(self, config: Config, x: Field, vocab: int, cond: Mapping[str, Field] | None = None) -> None:
@@ -54,6 +57,7 @@ class GatedPixelCNN(CausalImageNet, Component):
                 last=i == config.layers - 1,
                 channels=channels,
                 given=self.cond.width,
+                dropout=config.dropout,
             )
             for i in range(config.layers)
         )
@@ -96,7 +100,16 @@ class _Layer(nn.Module):
     """One layer of both stacks."""
 
     def __init__(
-        self, inputs: int, width: int, kernel: int, *, first: bool, last: bool, channels: int, given: int
+        self,
+        inputs: int,
+        width: int,
+        kernel: int,
+        *,
+        first: bool,
+        last: bool,
+        channels: int,
+        given: int,
+        dropout: float,
     ) -> None:
         super().__init__()
         reach, double = kernel // 2, 2 * width
@@ -105,6 +118,7 @@ class _Layer(nn.Module):
         self.link = nn.Conv2d(double, double, 1, bias=False)
         initialise(self.link, double)
         self.horizontal = Left(inputs, double, kernel, first, channels, gates=2, fan=inputs * (reach + 1))
+        self.drop = nn.Dropout(dropout)
         self.out = Left(width, width, 1, False, channels)
         self.given_horizontal = nn.Linear(given, double, bias=False) if given else None
         # the last layer's vertical gate feeds nothing
@@ -115,10 +129,10 @@ class _Layer(nn.Module):
         wide = self.link(tall) + self.horizontal(horizontal)
         if self.given_horizontal is not None:
             wide = wide + self.given_horizontal(h)[:, :, None, None]
-        made = self.out(gate(wide))
+        made = self.out(self.drop(gate(wide)))
         if self.given_vertical is not None:
             tall = tall + self.given_vertical(h)[:, :, None, None]
-        return gate(tall), horizontal + made if self.residual else made
+        return self.drop(gate(tall)), horizontal + made if self.residual else made
 
     def begin_row(self, rows: tuple[Tensor, ...], h: Tensor) -> tuple[Tensor, Tensor]:
         """This row of the vertical stack `(N, width, W)`, and what it gives to the horizontal one `(N, 2 width, W)`."""

@@ -38,6 +38,7 @@ def curve(rows: Sequence[Mapping[str, Any]], keys: Sequence[str] = ("loss",), ti
     """The PNG of `save_curve`."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 
     figure = Figure(figsize=(7, 3.6), dpi=100, facecolor="white", layout="constrained")
     axes = figure.add_subplot()
@@ -51,7 +52,7 @@ def curve(rows: Sequence[Mapping[str, Any]], keys: Sequence[str] = ("loss",), ti
     if low:
         axes.legend(frameon=False)
     axes.set_xlabel("step")
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_title(title)
     axes.grid(alpha=0.3)
     out = io.BytesIO()

@@ -9,7 +9,7 @@ from PIL import Image
 
 NOISE = (4, 8, 16, 32)  # standard deviation in grey levels
 BLUR = (0.5, 0.7, 1.0, 1.5)  # standard deviation in pixels
-JPEG = (90, 70, 40, 15)  # quality
+JPEG = (85, 60, 35, 12)  # quality
 DROPPED = (1, 2, 4, 6)  # classes of ten
 
 

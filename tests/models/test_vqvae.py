@@ -114,7 +114,7 @@ def test_initialise_takes_variance_and_codes_from_the_data():
     model = tiny()
     data = ({"x": images(32, seed) * 0.5} for seed in itertools.count())
     model.initialise(data, 64, Rng.batch("init", total=1))
-    seen = torch.cat([images(32, 0), images(32, 1)]) * 0.5
+    seen = torch.cat([images(32, seed) for seed in range(4)]) * 0.5  # 32 vectors a code
     torch.testing.assert_close(model.variance, seen.var(correction=0))
     assert int(model.quantiser.statistics.epoch) == 64 * 4
     losses = model({"x": images(32) * 0.5}, turn(n=32))

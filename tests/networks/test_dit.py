@@ -85,7 +85,7 @@ def test_sizes_that_no_patch_or_head_fits_are_refused():
     with pytest.raises(GencliError, match=r"9×9.*stride 2") as caught:
         DiT.make(TINY, image(9), 1, {})
     assert "8 or 10" in caught.value.hint
-    with pytest.raises(GencliError, match="width 16.*3 heads"):
+    with pytest.raises(GencliError, match=r"width 16.*3 heads"):
         DiT.make({**TINY, "heads": 3}, image(8), 1, {})
 
 

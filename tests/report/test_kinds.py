@@ -193,6 +193,7 @@ def test_a_curve_is_seen_however_short_the_run(n):
     rows = [{"step": i, "loss": 1 / (i + 1)} for i in range(n)]
     ink, pixels = coloured(curve(rows))
     assert ink.sum() > 30 and pixels.mean() > 200
+    assert n > 1 or ink[:300, 100:550].sum() > 10  # a dot, apart from the legend
 
 
 def test_a_run_without_a_finite_value_says_so():

@@ -20,6 +20,10 @@ from typing import Any
 START = "import sys; sys.path.insert(0, sys.argv[1]); import zygote; zygote.serve()"
 
 
+def _text(path: Path) -> str:
+    return path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""  # a child opens it when it starts
+
+
 @dataclass
 class Process:
     """A running command."""
@@ -30,11 +34,11 @@ class Process:
 
     @property
     def stderr(self) -> str:
-        return self.out.with_suffix(".err").read_text(encoding="utf-8")
+        return _text(self.out.with_suffix(".err"))
 
     @property
     def stdout(self) -> str:
-        return self.out.read_text(encoding="utf-8")
+        return _text(self.out)
 
     def kill(self, number: int = signal.SIGKILL) -> None:
         os.kill(self.pid, number)
@@ -90,8 +94,11 @@ def serve() -> None:
     """The forking process's loop."""
     import accelerate  # noqa: F401
     import matplotlib.backends.backend_agg
+    import matplotlib.figure
+    import PIL.PngImagePlugin
     import sklearn.datasets  # noqa: F401
-    import torch
+    import torch._dynamo  # what the first optimiser imports
+    import torch.distributed.fsdp
 
     import gencli.cli.main
     import gencli.cli.sample
@@ -101,6 +108,11 @@ def serve() -> None:
     import gencli.training.session
     import gencli.training.trainer  # noqa: F401
 
+    from gencli import registry
+
+    for kind in ("models", "networks", "codecs", "samplers", "data"):
+        for entry in registry.entries(kind).values():
+            entry.load()
     torch.set_num_threads(1)
     for line in sys.stdin:
         request = json.loads(line)
