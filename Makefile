@@ -36,6 +36,7 @@ define SIZES
 /Downloading|Using cached/ && match($$0, /\([0-9.]+ [kMG]?B\)/) { \
 	split(substr($$0, RSTART + 1, RLENGTH - 2), part, " "); \
 	scale["B"] = 1e-6; scale["kB"] = 1e-3; scale["MB"] = 1; scale["GB"] = 1e3; sum += part[1] * scale[part[2]] } \
+/Processing .*\.whl/ { size = "wc -c <" $$2; size | getline bytes; close(size); sum += bytes / 1e6 } \
 END { printf "%.0f MB", sum }
 endef
 

@@ -36,6 +36,12 @@ class Found:
         return [self.model, *self.config.get("codec_models", [])]
 
     @property
+    def samplable(self) -> bool:
+        """Whether its model says that it can draw samples."""
+        known = registry.entries("models")
+        return self.model in known and "sample" in known[self.model].offers
+
+    @property
     def ready(self) -> bool:
         """Whether there are weights to sample with."""
         return (self.path / "model.safetensors").is_file()
@@ -71,17 +77,31 @@ def find(name: str) -> Found | None:
 
         config = read_config(path)
         return Found(path, config, home.shipped_runs() in path.absolute().parents)
-    return next((run for run in every() if run.name == name), None)
+    found = next((run for run in every() if run.name == name), None)
+    if found is None and path.name == name:
+        for folder in home.run_folders():
+            if (folder / name / "config.json").is_file():
+                from gencli.bundle import read_config
+
+                read_config(folder / name)  # a run that cannot be listed says why
+    return found
 
 
-def named(name: str) -> Found:
-    """The run that `name` means: a run's name or folder, else the newest whose model or any codec is `name`."""
-    run = find(name) or newest(lambda r: registry.public_name(name) in r.models)
+def named(name: str, as_codec: bool = False) -> Found:
+    """The run that `name` means: a run's name or folder, else the newest of that model, or with it as a codec.
+
+    Args:
+        name: of a run, a folder, or a model.
+        as_codec: only runs of the model itself will do.
+    """
+    key = registry.public_name(name)
+    run = find(name) or newest(lambda r: r.model == key)
+    if not as_codec and (run is None or run.name != name):
+        run = newest(lambda r: key in r.models and r.samplable) or run
     if run is None:
-        known = [r.name for r in every()] + [r.model for r in every()]
-        near = registry.nearest(name, sorted(set(known)))
-        hint = f"did you mean {' or '.join(near)}? looked in {places()}" if near else f"looked in {places()}"
-        raise GencliError(f"no run '{name}'", hint)
+        near = registry.nearest(name, sorted({word for r in every() for word in (r.name, *r.models)}))
+        hint = f"did you mean {' or '.join(near)}? " if near else ""
+        raise GencliError(f"no run '{name}'", f"{hint}looked in {places()}")
     return run
 
 

@@ -6,6 +6,7 @@ killed like any other; only the imports, which take seconds, are shared.
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import signal
@@ -17,11 +18,28 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+SHARED = (
+    "accelerate",
+    "matplotlib.backends.backend_agg",
+    "PIL.PngImagePlugin",
+    "sklearn.datasets",
+    "torch._dynamo",  # what the first optimiser imports
+    "torch.distributed.fsdp",
+    "gencli.cli.main",
+    "gencli.cli.sample",
+    "gencli.cli.train",
+    "gencli.evaluation.preview",
+    "gencli.training.checkpoint",
+    "gencli.training.session",
+    "gencli.training.trainer",
+)
 START = "import sys; sys.path.insert(0, sys.argv[1]); import zygote; zygote.serve()"
 
 
 def _text(path: Path) -> str:
-    return path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""  # a child opens it when it starts
+    return (
+        path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
+    )  # a child opens it when it starts
 
 
 @dataclass
@@ -92,24 +110,12 @@ class Zygote:
 
 def serve() -> None:
     """The forking process's loop."""
-    import accelerate  # noqa: F401
-    import matplotlib.backends.backend_agg
-    import matplotlib.figure
-    import PIL.PngImagePlugin
-    import sklearn.datasets  # noqa: F401
-    import torch._dynamo  # what the first optimiser imports
-    import torch.distributed.fsdp
-
-    import gencli.cli.main
-    import gencli.cli.sample
-    import gencli.cli.train
-    import gencli.evaluation.preview
-    import gencli.training.checkpoint
-    import gencli.training.session
-    import gencli.training.trainer  # noqa: F401
+    import torch
 
     from gencli import registry
 
+    for name in SHARED:
+        importlib.import_module(name)
     for kind in ("models", "networks", "codecs", "samplers", "data"):
         for entry in registry.entries(kind).values():
             entry.load()

@@ -7,7 +7,7 @@ import os
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -173,6 +173,21 @@ def task(what: str, total: int, unit: str, done: int = 0) -> Iterator[Task]:
         handle = bar.add_task(what, total=total, completed=done, note="", rate="")
         made._bar = (bar, handle)
         yield made
+
+
+@contextmanager
+def hook() -> Iterator[Any]:
+    """`hook(what, done, total)` for work below the command line: a bar or plain line for each `what`."""
+    with ExitStack() as stack:
+        shown: dict[str, Task] = {}
+
+        def progress(what: str, done: int, total: int) -> None:
+            if what not in shown:
+                stack.close()
+                shown[what] = stack.enter_context(task(what, total, "", done))
+            shown[what].advance(done)
+
+        yield progress
 
 
 def picture(rows: Iterable[Sequence[tuple[tuple[int, int, int], tuple[int, int, int]]]]) -> None:

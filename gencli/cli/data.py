@@ -27,11 +27,22 @@ def command() -> Any:
     return group
 
 
+SETTINGS = ("image_size", "fit", "background", "group_by", "unconditional")
+
 _FLAGS = [
     Flag("path", (), str, "folder or zip of images"),
     Flag("preview", ("--preview",), bool, "write a contact sheet of what the model will see", default=False),
     Flag("image_size", ("--image-size",), str, "side in pixels, or 64x96", shown="32"),
     Flag("fit", ("--fit",), str, "crop, pad or stretch", shown="crop"),
+    Flag("background", ("--background",), str, "colour behind transparent pixels", shown="white"),
+    Flag(
+        "group_by",
+        ("--group-by",),
+        str,
+        "none, folder, prefix or csv: what stays on one side of the split",
+        shown="none",
+    ),
+    Flag("unconditional", ("--unconditional",), bool, "ignore class folders"),
     Flag("out", ("--out",), str, "where --preview writes", shown="PATH-preview.png in this folder"),
 ]
 
@@ -44,7 +55,7 @@ def run(values: dict[str, Any]) -> None:
 
     if "path" not in values:
         raise GencliError("`gencli data check` needs a path", "gencli data check ./my-photos --preview")
-    given = {key: values[key] for key in ("image_size", "fit") if key in values}
+    given = {key: values[key] for key in SETTINGS if key in values}
     table = {"name": "folder", "path": values["path"], **given}
     data: Any = open_table(table)
     report = check(data)
@@ -72,10 +83,15 @@ def _lines(facts: dict[str, Any]) -> None:
 def _preview(data: Any, values: dict[str, Any]) -> None:
     import torch
 
-    from gencli.report.kinds import writer
+    from gencli.report.kinds._pictures import save_picture
+    from gencli.report.kinds.image import contact_sheet, grid
 
     split = data.split("train")
     chosen = torch.linspace(0, len(split) - 1, min(64, len(split))).round().long()
     target = Path(values.get("out", f"{Path(values['path']).stem}-preview.png"))
-    writer("image").save_grid(target, split.batch(chosen)["x"])
+    batch = split.batch(chosen)
+    label = data.spec.cond.get("label")
+    captions = [label.names[int(i)] for i in batch["label"]] if label is not None else []
+    sheet = contact_sheet(batch["x"], captions) if label is not None else grid(batch["x"])
+    save_picture(target, sheet)
     console.result(target)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,8 +13,8 @@ import typer
 import typer.main
 from typer.core import TyperGroup
 
+from gencli import home, registry, runs
 from gencli import recipe as recipes
-from gencli import registry, runs
 from gencli.cli import console
 from gencli.cli.options import Flag, build, chosen_value, flag_of, nested
 from gencli.config import merge, settings
@@ -75,8 +76,7 @@ def _summary(name: str) -> Any:
 def _command(name: str, args: list[str]) -> Any:
     """The real subcommand, with the flags of the model, network and data chosen in `args`."""
     data = chosen_value(args, "--data")
-    known_data = registry.public_name(data) if data and registry.public_name(data) in registry.entries("data") else None
-    table = recipes.load(name, data=known_data, smoke="--smoke" in args)
+    table = recipes.load(name, data=_registered(data), smoke="--smoke" in args)
     model = registry.entry("models", table["model"]["name"])
     chosen = {key: value for key, value in table["model"].items() if key != "name"}
     rows = settings(model.load().Config, chosen=chosen)
@@ -156,54 +156,70 @@ _RUN = [
 
 def run(name: str, values: dict[str, Any]) -> None:
     """Train with the flags that were given."""
-    from gencli.bundle import Run
-    from gencli.data import open_table, table_of
+    from gencli.data import open_table
     from gencli.training.session import Session, refuse_changes, resolve
 
-    own = {key: values.pop(key) for key in ("data", "codec", "resume", "name", "out", "smoke") if key in values}
-    given = nested(values)
-    given = {
-        **given,
-        "model": nested({k.removeprefix("model."): v for k, v in values.items() if k.startswith("model.")}),
-    }
+    own: dict[str, Any] = {key: values.pop(key) for key in ("data", "codec", "resume", "name", "out", "smoke") if key in values}
+    given = {key: nested(_under(key, values)) for key in ("model", "data", "train")}
     old = _to_resume(name, own["resume"]) if "resume" in own else None
-    codec_run = None
-    if old is not None:
-        base = dict(old.config["recipe"])
-    else:
-        known = (
-            registry.public_name(own.get("data", ""))
-            if registry.public_name(own.get("data", "")) in registry.entries("data")
-            else None
-        )
-        base = recipes.load(name, data=known, smoke=own.get("smoke", False))
-        base.setdefault("data", {"name": "digits"})
-        if "codec" in own:
-            codec_run = Run.load(runs.named(own["codec"]).path)
-            base["data"] = codec_run.config["recipe"]["data"]
-            base.pop("codecs", None)
+    base, codec_run = (dict(old.config["recipe"]), None) if old else _fresh(name, own)
     if "data" in own:
-        base["data"] = merge(base["data"], table_of(own["data"]))
+        base["data"] = merge(base["data"], _data_table(own["data"]))
     table = resolve(merge(base, {key: value for key, value in given.items() if value}))
     data = open_table(table["data"])
-    data.progress = None
-    root = Path(own.get("out", "checkpoints"))
-    notes = list(data.notes)
-    if old is not None:
-        if old.shipped:
-            raise GencliError(
-                f"run {old.name} came with gencli and is read-only", f"start your own: gencli train {name}"
-            )
-        notes += refuse_changes(old.config["recipe"], table, old.name)
-        table["data"] = {**table["data"], **({"path": table["data"]["path"]} if "path" in table["data"] else {})}
-    session = Session(table, data, root, own.get("name"), codec_run, old.path if old else None)
+    with console.hook() as data.progress:
+        notes = list(data.notes)
+        if old is not None:
+            notes += refuse_changes(old.config["recipe"], table, old.name)
+        root = Path(own.get("out", "checkpoints"))
+        session = Session(table, data, root, own.get("name"), codec_run, old.path if old else None)
     _watch(session, notes, name)
 
 
+def _under(table: str, values: dict[str, Any]) -> dict[str, Any]:
+    return {key.removeprefix(f"{table}."): value for key, value in values.items() if key.startswith(f"{table}.")}
+
+
+def _fresh(name: str, own: dict[str, Any]) -> tuple[dict[str, Any], Any]:
+    """The recipe of a new run, and the run whose latents are its data."""
+    from gencli.bundle import Run
+
+    base = recipes.load(name, data=_registered(own.get("data")), smoke=own.get("smoke", False))
+    base.setdefault("data", {"name": "digits"})
+    if "codec" not in own:
+        return base, None
+    codec_run = Run.load(runs.named(own["codec"], as_codec=True).path)
+    base["data"] = codec_run.config["recipe"]["data"]
+    base.pop("codecs", None)
+    return base, codec_run
+
+
+def _registered(data: str | None) -> str | None:
+    """The public name of a registered data set; None for a path or nothing."""
+    key = registry.public_name(data or "")
+    return key if key in registry.entries("data") else None
+
+
+def _data_table(data: str) -> dict[str, Any]:
+    from gencli.data import table_of
+
+    return table_of(data)
+
+
 def _to_resume(name: str, which: str) -> runs.Found:
-    if which != "newest":
-        return runs.named(which)
     key = Path(name).stem if name.endswith(".toml") else registry.public_name(name)
+    if which != "newest":
+        found = runs.named(which)
+        if found.shipped:
+            raise GencliError(
+                f"run {found.name} came with gencli and is read-only", f"start your own: gencli train {found.model}"
+            )
+        if recipes.load(name)["model"]["name"] != found.model:
+            raise GencliError(
+                f"run {found.name} is of model {found.model}, not of {key}",
+                f"gencli train {found.model} --resume {found.name}",
+            )
+        return found
     mine = [r for r in runs.every() if key in (r.model, r.config["recipe"].get("recipe")) and not r.shipped]
     if not mine:
         raise GencliError(f"no run of '{key}' to resume; looked in {runs.places()}", f"start one: gencli train {key}")
@@ -259,7 +275,7 @@ def _finish(session: Any, step: int, name: str) -> None:
     console.document(run=session.folder.name, step=step)
     console.result(session.folder)
     if session.stop is not None:
-        console.say(f"stopped at step {step}; continue with: gencli train {name} --resume {session.folder.name}")
+        console.say(f"stopped at step {step}; continue with: gencli train {name} --resume {_called(session.folder)}")
         raise typer.Exit(128 + session.stop)
     console.following(_next(session))
 
@@ -268,5 +284,11 @@ def _next(session: Any) -> str:
     from gencli.bundle import DEFAULT_SAMPLERS
 
     if any(isinstance(session.run.model, interface) for interface, _ in DEFAULT_SAMPLERS):
-        return f"gencli sample {session.folder.name}"
-    return f"gencli train gated-pixelcnn --codec {session.folder.name}"
+        return f"gencli sample {_called(session.folder)}"
+    return f"gencli train gated-pixelcnn --codec {_called(session.folder)}"
+
+
+def _called(folder: Path) -> str:
+    """How a command names a run: its name where runs are looked for, else its path."""
+    known = any(folder.parent.absolute() == place.absolute() for place in home.run_folders())
+    return folder.name if known else shlex.quote(str(folder))

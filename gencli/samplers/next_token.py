@@ -6,7 +6,7 @@ Offers: sampler of NextToken
 
 `top_k` keeps the k likeliest values; `top_p` the fewest likeliest whose probabilities reach p (the likeliest always);
 both after the temperature T, as usual for language models. T = 0 takes the likeliest. Guidance s interpolates logits:
-1 is conditional and costs no second network, 0 is unconditional.
+1 is conditional and costs no second network, 0 is unconditional; without a condition that the model takes, s has no effect.
 
 Every row draws all of its uniform numbers at once and each token by inversion in float64, so that a row's sample does not
 depend on its batch. There is a frame for each row of an image; `info["entropy"]` is the predictive entropy in nats of
@@ -24,7 +24,6 @@ from torch import Tensor
 
 from gencli.config import opt
 from gencli.core import Batch, Model, NextToken, Rng, Spec
-from gencli.errors import GencliError
 from gencli.samplers._base import Frame, Sampler
 
 
@@ -83,10 +82,7 @@ class NextTokenSampler(Sampler):
 
 def _walk(model: Any, n: int, cond: Batch, scale: float) -> Callable[[Tensor | None], Tensor]:
     """`token -> logits` with the state, conditions and guidance inside."""
-    if scale != 1.0 and not cond:
-        raise GencliError(
-            f"guidance {scale:g} needs a condition, and this model is sampled without one", "leave --guidance out"
-        )
+    scale = scale if cond else 1.0  # with and without nothing are the same
     states = [model.start(n, **cond)] if scale != 0.0 else []
     if scale != 1.0:
         states.append(model.start(n))

@@ -43,7 +43,7 @@ def save_state(trainer: Trainer, folder: Path, keep: int) -> Path:
     target = folder / "train" / f"{PREFIX}{trainer.step:08d}"
     temporary = folder / "train" / f".writing-{trainer.step:08d}-{os.getpid()}"
     shutil.rmtree(temporary, ignore_errors=True)
-    metadata = {"step": str(trainer.step)}  # one key: safetensors writes several in a random order, and hashes would differ
+    metadata = {"step": str(trainer.step)}  # of several keys safetensors writes a random order: hashes would differ
     try:
         with files.explained(temporary):
             temporary.mkdir(parents=True)
@@ -63,7 +63,7 @@ def save_state(trainer: Trainer, folder: Path, keep: int) -> Path:
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     publish(target, folder)
-    older = [state for state in states(folder) if state.name < target.name]  # a newer one is damaged: it counts for nothing
+    older = [state for state in states(folder) if state.name < target.name]  # newer ones are damaged and do not count
     for old in older[keep - 1 :]:
         shutil.rmtree(old)
     return target

@@ -148,6 +148,8 @@ class Session:
             self.config = self._new_config()
             if self.codec_run is not None:
                 nest(self.codec_run, self.folder / "codec")
+            if hasattr(self.data, "index"):
+                files.atomic_json(self.folder / "train" / "items.json", self.data.index)
             files.atomic_json(self.folder / "config.json", self.config)
         self.run.path, self.run.config = self.folder, self.config
 
@@ -180,12 +182,18 @@ class Session:
     def _check_data(self) -> None:
         then = self.config["data"]["hash"]
         if self.data.hash != then:
-            changed = getattr(self.data, "changed", None)
-            count = f"; {changed(self.folder / 'train' / 'items.json')} items differ" if changed else ""
+            count = self._changed()
             raise GencliError(
                 f"run {self.folder.name} was trained on other data: hash {then}, now {self.data.hash}{count}",
                 "give the same data with --data, or leave --resume out to start a new run",
             )
+
+    def _changed(self) -> str:
+        """How many items of a folder differ from those it was trained on, where that is known."""
+        path = self.folder / "train" / "items.json"
+        if not hasattr(self.data, "changed") or not path.is_file():
+            return ""
+        return f"; {self.data.changed(json.loads(path.read_text(encoding='utf-8')))} items differ"
 
     # ---------------------------------------------------------------------------------------------------------------- events
 

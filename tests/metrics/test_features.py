@@ -207,9 +207,10 @@ def test_the_cache_key_changes_with_data_split_extractor_and_n():
         cache_path(data, "test", by, 60),
         cache_path(data, "train", by, 30),
         cache_path(data, "train", extractor("pixels"), 60),
+        cache_path(data, "train", _features.Network(random_network(7), by.name), 60),
         cache_path(Folder(changed=True), "train", by, 60),
     }
-    assert len(keys) == 5 and cache_path(Folder(), "train", by, 60) in keys
+    assert len(keys) == 6 and cache_path(Folder(), "train", by, 60) in keys
 
 
 def test_a_smaller_reference_is_a_fixed_subset():

@@ -58,7 +58,9 @@ def test_commitment_moves_the_encoder_only_and_the_codebook_loss_the_codes_only(
     quantiser = Quantiser(7, 5, "gradient")
     z = normal(3, 5, 4).requires_grad_()
     made = quantiser(z)
-    assert torch.autograd.grad(made.commitment.sum(), [quantiser.codebook], allow_unused=True, retain_graph=True) == (None,)
+    assert torch.autograd.grad(made.commitment.sum(), [quantiser.codebook], allow_unused=True, retain_graph=True) == (
+        None,
+    )
     assert torch.autograd.grad(made.codebook.sum(), [z], allow_unused=True, retain_graph=True) == (None,)
     assert torch.autograd.grad(made.commitment.sum(), z, retain_graph=True)[0].abs().min() > 0
     used = made.codes.unique()

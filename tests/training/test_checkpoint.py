@@ -56,7 +56,10 @@ def test_a_restored_trainer_goes_on_exactly(name: str, tmp_path: Path) -> None:
     for _ in range(2):
         whole.take_step(), other.take_step()
     assert other.step == whole.step == 4
-    for mine, theirs in ((whole.model.state_dict(), other.model.state_dict()), (whole.average.state, other.average.state)):
+    for mine, theirs in (
+        (whole.model.state_dict(), other.model.state_dict()),
+        (whole.average.state, other.average.state),
+    ):
         assert mine.keys() == theirs.keys()
         for key, value in mine.items():
             assert torch.equal(theirs[key], value), key
@@ -66,7 +69,9 @@ def test_a_restored_trainer_goes_on_exactly(name: str, tmp_path: Path) -> None:
 
 def test_the_weights_file_is_the_average_and_not_the_raw_weights(run: Path) -> None:
     assert (run / "model.safetensors").read_bytes() == (run / "train/step-00000006/average.safetensors").read_bytes()
-    raw, average = (checkpoint.read_tensors(run / f"train/step-00000006/{n}.safetensors")[0] for n in ("raw", "average"))
+    raw, average = (
+        checkpoint.read_tensors(run / f"train/step-00000006/{n}.safetensors")[0] for n in ("raw", "average")
+    )
     assert any(not torch.equal(raw[key], average[key]) for key in average)
     assert not any(key.startswith("quantiser.statistics.") for key in average)
     assert any(key.startswith("quantiser.statistics.") for key in raw)
@@ -140,7 +145,7 @@ def test_a_damaged_state_is_named_and_the_one_before_it_is_used(
     damage(target)
     events = resumed(run)
     notes = texts(events)
-    assert name in notes[0] and "damaged" in notes[0] or "cannot be read" in notes[0]
+    assert name in notes[0] and ("damaged" in notes[0] or "cannot be read" in notes[0])
     assert "falling back" in notes[0] and notes[1] == "resumed at step 3"
     assert hashes(run) == whole, "the repeated steps must give the same bits"
     assert logged(run) == list(range(1, 7))
@@ -246,9 +251,7 @@ def test_a_save_interrupted_anywhere_leaves_a_state_that_loads(
         shutil.rmtree(folder)
 
 
-def test_a_full_disk_is_one_clear_error_and_keeps_the_state_before(
-    run: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_full_disk_is_one_clear_error_and_keeps_the_state_before(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = hashes(run)
     real = Path.write_bytes
 
@@ -335,7 +338,9 @@ def test_a_loss_that_is_not_finite_stops_the_run_with_a_bundle_and_keeps_the_las
     from gencli.training.trainer import NotFinite
 
     before, real = hashes(run), VQVAE.loss
-    monkeypatch.setattr(VQVAE, "loss", lambda self, b, t: {**real(self, b, t), "loss": real(self, b, t)["loss"] * float("nan")})
+    monkeypatch.setattr(
+        VQVAE, "loss", lambda self, b, t: {**real(self, b, t), "loss": real(self, b, t)["loss"] * float("nan")}
+    )
     with pytest.raises(NotFinite, match="step 7"):
         resumed(run, steps=9)
     bundle = json.loads((run / "train" / "not-finite-7.json").read_text())

@@ -139,7 +139,10 @@ def test_a_run_killed_twice_at_many_moments_equals_an_uninterrupted_one(
 ) -> None:
     over = {"net": {"dropout": 0.3}} if model == "ddpm" else {}
     settings = {"shift": 1, "schedule": "cosine", "warmup": 5, "grad_accum": 2, "clip": 1.0}
-    args = ["train", str(toml(tmp_path / "t.toml", table(model, {"model": over}, steps=STEPS, save_every=EVERY, **settings)))]
+    args = [
+        "train",
+        str(toml(tmp_path / "t.toml", table(model, {"model": over}, steps=STEPS, save_every=EVERY, **settings))),
+    ]
     kill_twice(zygote, tmp_path, args, seed)
 
 

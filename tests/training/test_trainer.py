@@ -56,7 +56,9 @@ def shaken(one: Trainer) -> Trainer:
 def test_one_batch_of_eight_equals_two_and_four_micro_batches(name: str) -> None:
     made = {}
     for parts in (1, 2, 4):
-        one = shaken(trainer(table(name, grad_accum=parts, lr=0.0)))  # Adam would blow up the rounding of tiny gradients
+        one = shaken(
+            trainer(table(name, grad_accum=parts, lr=0.0))
+        )  # Adam would blow up the rounding of tiny gradients
         losses, grads = [], []
         for _ in range(3):
             losses.append(float(one.take_step().losses["loss"]))
@@ -120,7 +122,7 @@ def test_a_loss_with_its_own_weight_is_averaged_over_terms_not_over_micro_batche
 
 
 def test_a_batch_that_cannot_be_split_is_refused_with_both_numbers() -> None:
-    with pytest.raises(GencliError, match="batch size 8 .* 3 micro-batches") as caught:
+    with pytest.raises(GencliError, match=r"batch size 8 .* 3 micro-batches") as caught:
         trainer(table("ddpm", grad_accum=3))
     assert "multiple of 3" in caught.value.hint
 
