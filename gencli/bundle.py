@@ -205,8 +205,10 @@ def read_config(path: Path) -> dict[str, Any]:
     try:
         config = json.loads(file.read_text(encoding="utf-8"))
         version = int(config["format"])
+        if version <= FORMAT:
+            config["recipe"]["model"]["name"], config["data"]["spec"]["x"]
     except (ValueError, KeyError, TypeError) as error:
-        raise GencliError(f"{file} is damaged: {error}", "restore it from a copy, or train again") from None
+        raise GencliError(f"{file} is damaged: {error!r}", "restore it from a copy, or train again") from None
     if version > FORMAT:
         by = config.get("gencli", "a newer version")
         raise GencliError(

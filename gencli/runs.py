@@ -12,6 +12,10 @@ from gencli import home, registry
 from gencli.errors import GencliError
 
 
+class NoRun(GencliError):
+    """No run has the name; one that is there but damaged is another error."""
+
+
 @dataclass(frozen=True)
 class Found:
     """A run on disk, not loaded."""
@@ -101,7 +105,7 @@ def named(name: str, as_codec: bool = False) -> Found:
     if run is None:
         near = registry.nearest(name, sorted({word for r in every() for word in (r.name, *r.models)}))
         hint = f"did you mean {' or '.join(near)}? " if near else ""
-        raise GencliError(f"no run '{name}'", f"{hint}looked in {places()}")
+        raise NoRun(f"no run '{name}'", f"{hint}looked in {places()}")
     return run
 
 

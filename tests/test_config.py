@@ -62,7 +62,8 @@ def test_flags_and_toml_give_the_same_values(key: str, given: Any, expected: Any
         ({"count": "many"}, ["'many'", "a whole number"]),
         ({"count": 2.5}, ["'2.5'", "a whole number"]),
         ({"count": True}, ["'True'", "a whole number"]),
-        ({"rate": -1.0}, ["the least is 0"]),
+        ({"rate": -0.25}, ["rate is -0.25", "the least is 0"]),
+        ({"count": 10}, ["count is 10", "the most is 9"]),
         ({"rate": "quick"}, ["'quick'", "a number"]),
         ({"mode": "fats"}, ["'fats'", "did you mean fast", "slow, fast"]),
         ({"on": "maybe"}, ["'maybe'", "true or false"]),
@@ -92,7 +93,10 @@ def test_underscores_and_hyphens_are_the_same() -> None:
 @pytest.mark.parametrize(("kind", "name"), COMPONENTS, ids=[f"{k}/{n}" for k, n in COMPONENTS])
 def test_the_settings_of_every_component_survive_a_round_trip(kind: str, name: str) -> None:
     cls = registry.load(kind, name).Config
-    if any(item.default is dataclasses.MISSING and item.default_factory is dataclasses.MISSING for item in dataclasses.fields(cls)):
+    if any(
+        item.default is dataclasses.MISSING and item.default_factory is dataclasses.MISSING
+        for item in dataclasses.fields(cls)
+    ):
         pytest.skip("a setting is required")
     made = parse(cls, {})
     assert parse(cls, as_dict(made)) == made == cls()

@@ -46,7 +46,13 @@ def test_the_same_keys_give_the_same_stream_and_others_do_not(draw) -> None:
         first = draw(make().at("noise", 2), 16)
         assert torch.equal(draw(make().at("noise", 2), 16), first)
         assert torch.equal(draw(make().at("noise").at(2), 16), first), "keys add up"
-        for other in (make(), make().at("noise", 3), make().at("noise"), make().at(2, "noise"), make().at("noise", "2")):
+        for other in (
+            make(),
+            make().at("noise", 3),
+            make().at("noise"),
+            make().at(2, "noise"),
+            make().at("noise", "2"),
+        ):
             assert not torch.equal(draw(other, 16), first)
 
 

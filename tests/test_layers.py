@@ -44,7 +44,9 @@ def imports(source: str) -> list[str]:
             found += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, "imports are absolute"
-            inside = [f"gencli.{alias.name}" for alias in node.names] if node.module == "gencli" else [node.module or ""]
+            inside = (
+                [f"gencli.{alias.name}" for alias in node.names] if node.module == "gencli" else [node.module or ""]
+            )
             found += inside
     return [name for name in found if name.startswith("gencli.") and name != "gencli.__version__"]
 

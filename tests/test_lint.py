@@ -38,7 +38,9 @@ def files(*folders: str) -> list[Path]:
 
 def test_nothing_below_the_command_line_prints() -> None:
     below = [path for path in PACKAGE.rglob("*.py") if path.relative_to(PACKAGE).parts[0] != "cli"]
-    said = [f"{p}:{line}" for p in below for name, line in calls(p.read_text("utf-8")) if name in ("print", "breakpoint")]
+    said = [
+        f"{p}:{line}" for p in below for name, line in calls(p.read_text("utf-8")) if name in ("print", "breakpoint")
+    ]
     written = [f"{p}" for p in below if re.search(r"sys\.std(out|err)", p.read_text("utf-8"))]
     assert not said and not written
 

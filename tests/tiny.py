@@ -12,7 +12,9 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
+from torch import nn
 
+from gencli import recipe as recipes
 from gencli.bundle import Run
 from gencli.config import merge, parse
 from gencli.core import Batch, Field, Spec
@@ -42,6 +44,19 @@ def table(model: str, over: Mapping[str, Any] | None = None, **train: Any) -> di
     """A recipe of `model` in miniature, on 8×8 digits."""
     base = {**TABLES[model], "data": DIGITS, "train": {**TRAIN, **train}}
     return merge(base, over or {})
+
+
+@cache
+def smoke(name: str) -> dict[str, Any]:
+    """The tables of a model's recipe in miniature."""
+    return resolve(recipes.load(name, smoke=True))
+
+
+def shaken(model: nn.Module, scale: float = 0.1) -> None:
+    """Random non-zero weights everywhere: a layer that starts from zero would prove nothing."""
+    with torch.no_grad():
+        for i, p in enumerate(model.parameters()):
+            p.add_(torch.randn(p.shape, generator=torch.Generator().manual_seed(i)) * scale)
 
 
 def toml(path: Path, tables: Mapping[str, Any]) -> Path:

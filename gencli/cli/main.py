@@ -14,6 +14,7 @@ from typer.core import TyperGroup
 
 from gencli import registry
 from gencli.cli import console
+from gencli.cli.options import chosen_value
 from gencli.errors import GencliError
 
 COMMANDS = {
@@ -111,6 +112,10 @@ def _readable(error: Exception) -> GencliError:
         return _unknown_option(error.option_name, where)
     if hasattr(error, "format_message"):
         path = where.command_path if where is not None else "gencli"
+        for flag in getattr(getattr(error, "param", None), "opts", []):
+            value = chosen_value(console.state.args, flag)
+            if value is not None:
+                return GencliError(f"{flag} is '{value}'", f"{getattr(error, 'message', '')}; see `{path} --help`")
         return GencliError(str(error.format_message()).rstrip("."), f"see `{path} --help`")
     text = " ".join(str(error).split()) or "no message"
     return GencliError(

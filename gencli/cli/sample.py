@@ -72,7 +72,7 @@ def resolve(name: str, checkpoint: str | None, sampler: str | None) -> tuple[run
         )
     try:
         return runs.named(name), sampler
-    except GencliError:
+    except runs.NoRun:
         if key in registry.entries("models"):
             raise GencliError(
                 f"no checkpoint of model {key} yet; looked in {runs.places()}", f"train one: gencli train {key}"
@@ -166,9 +166,9 @@ def parse_classes(text: str | None, run: Any) -> list[int] | None:
     """Names or ids to ids."""
     if text is None:
         return None
-    if "label" not in run.spec.cond:
+    if "label" not in run.model.spec.cond:
         raise GencliError(f"run {run.name} was trained without classes", "leave --class out, or train on labelled data")
-    names = [name.lower() for name in run.spec.cond["label"].names]
+    names = [name.lower() for name in run.model.spec.cond["label"].names]
     made = []
     for part in text.split(","):
         word = part.strip()
@@ -195,7 +195,10 @@ def run_command(name: str, values: dict[str, Any]) -> None:
     sampler = run.sampler(sampler_name, table)
     seeds = parse_seeds(values)
     cond = labels_for(run, seeds, parse_classes(values.get("classes"), run))
-    guidance = values["guidance_w"] + 1 if "guidance_w" in values else values.get("guidance", run.guidance)
+    guidance = values["guidance_w"] + 1 if "guidance_w" in values else values.get("guidance")
+    if guidance not in (None, 1.0) and not cond:
+        raise GencliError(f"guidance {guidance:g} needs a condition, run {run.name} has none", "leave --guidance out")
+    guidance = (run.guidance if cond else 1.0) if guidance is None else guidance
     micro = values.get("batch", 64)
     if micro < 1:
         raise GencliError(f"--batch-size is {micro}", "give 1 or more")
@@ -245,6 +248,8 @@ def _folder(values: dict[str, Any], run: str, name: str) -> Path:
     if "out" not in values:
         return make_folder(Path("samples") / run, name)
     folder = Path(values["out"])
+    if folder.exists() and not folder.is_dir():
+        raise GencliError(f"{folder} is a file, not a folder", "give another --out")
     if folder.exists() and any(folder.iterdir()) and not values["overwrite"]:
         raise GencliError(f"{folder} is not empty", "give another --out, or --overwrite")
     with files.explained(folder):

@@ -81,8 +81,9 @@ def features_of_run(
     """Features of freshly drawn samples, always in exact micro-batches, and the receipt of the drawing."""
     seeds = range(plan.seed, plan.seed + plan.n)
     sampler = plan.sampler or run.sampler()
-    guidance = run.guidance if plan.guidance is None else plan.guidance
-    request = Request(seeds, labels_for(run, seeds, None), sampler, guidance, min(plan.batch, plan.n), exact=True)
+    cond = labels_for(run, seeds, None)
+    guidance = (run.guidance if cond else 1.0) if plan.guidance is None else plan.guidance
+    request = Request(seeds, cond, sampler, guidance, min(plan.batch, plan.n), exact=True)
     total = sampler.evaluations(run.model, run.spec) * -(-plan.n // request.micro)
 
     def chunks() -> Iterator[Tensor]:

@@ -53,13 +53,13 @@ class Progress:
 
 def labels_for(run: Run, seeds: Sequence[int], classes: Sequence[int] | None) -> Batch:
     """Class labels as a function of the seed: `classes` (all by default) in turn, so that a run of seeds is balanced."""
-    if "label" not in run.spec.cond:
+    if "label" not in run.model.spec.cond:  # the data may have labels that the model does not take
         if classes:
             raise GencliError(
                 f"run {run.name} was trained without classes", "leave --class out, or train on labelled data"
             )
         return {}
-    count = run.spec.cond["label"].vocab or 0
+    count = run.model.spec.cond["label"].vocab or 0
     for chosen in classes or []:
         if not 0 <= chosen < count:
             raise GencliError(
@@ -72,7 +72,8 @@ def labels_for(run: Run, seeds: Sequence[int], classes: Sequence[int] | None) ->
 def generate(run: Run, request: Request) -> Iterator[Progress]:
     """Make the samples, micro-batch by micro-batch; yields after every network step and every finished chunk."""
     sampler = request.sampler or run.sampler()
-    guidance = run.guidance if request.guidance is None else request.guidance
+    own = run.guidance if request.cond else 1.0  # without a condition there is nothing to guide by
+    guidance = own if request.guidance is None else request.guidance
     total = len(request.seeds)
     for start in range(0, total, request.micro):
         seeds = list(request.seeds[start : start + request.micro])

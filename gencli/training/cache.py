@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 
@@ -36,9 +38,10 @@ def encoded(run: Run, items: Items, data_hash: str) -> Encoded:
     learned = run.codecs[0]
     key = f"{mix(data_hash, len(items), learned.run.weights_hash()):016x}"  # type: ignore[attr-defined]
     path = home() / "cache" / "codes" / f"{key}.safetensors"
-    if not path.is_file():
-        rng = Rng.batch("codes", total=1)
-        parts = [run.encode(items.batch(chunk), rng) for chunk in torch.arange(len(items)).split(CHUNK)]
-        whole = {name: torch.cat([part[name] for part in parts]).cpu().contiguous() for name in parts[0]}
-        files.atomic_write(path, save(whole))
+    with contextlib.suppress(OSError, SafetensorError):  # absent, or damaged and made again
+        return Encoded(load_file(path))
+    rng = Rng.batch("codes", total=1)
+    parts = [run.encode(items.batch(chunk), rng) for chunk in torch.arange(len(items)).split(CHUNK)]
+    whole = {name: torch.cat([part[name] for part in parts]).cpu().contiguous() for name in parts[0]}
+    files.atomic_write(path, save(whole))
     return Encoded(load_file(path))

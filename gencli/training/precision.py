@@ -1,15 +1,16 @@
 """Which arithmetic `--precision auto` means: a static table by device and network, measured end to end.
 
-On CPUs with fast bf16 matrix units (AMX), a patch transformer trains about 1.7 times faster under bf16 autocast and
-samples alike; a small U-Net under autocast does not gain, because its element-wise work pays for the casts. CUDA cards
-with bf16 always gain. The choice is resolved once and stored in the run.
+On CPUs with fast bf16 matrix units (AMX), autocast to bf16 trains gencli's U-Net 1.6 times as fast (1.1 M parameters,
+16×16, batch 128: 1,018 against 632 images/s) and its patch transformer about 1.7 times; convolutions over a few codes or
+small images gain nothing, because element-wise work pays for the casts. CUDA cards with bf16 always gain. The choice is
+resolved once and stored in the run.
 """
 
 from __future__ import annotations
 
 import torch
 
-FASTER_IN_BF16 = {("cpu-amx", "dit")}
+FASTER_IN_BF16 = {("cpu-amx", "dit"), ("cpu-amx", "unet")}
 
 
 def device_kind(device: torch.device) -> str:

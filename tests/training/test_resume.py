@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import re
 import shlex
@@ -146,11 +147,12 @@ def test_a_run_killed_twice_at_many_moments_equals_an_uninterrupted_one(
     kill_twice(zygote, tmp_path, args, seed)
 
 
-def test_a_run_killed_by_the_plain_command_resumes_exactly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("GENCLI_HOME", str(tmp_path / "home"))
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    command = [sys.executable, "-m", "gencli", *recipe(tmp_path, "vqvae", steps=2000, keep=1)]
-    process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+def test_the_plain_command_killed_resumes_exactly(zygote: Zygote, tmp_path: Path) -> None:
+    args = recipe(tmp_path, "vqvae", steps=2000, keep=1)
+    env = {**os.environ, "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "gencli", *args], cwd=tmp_path, env=env, stderr=subprocess.PIPE, text=True
+    )
     assert process.stderr is not None
     text = ""
     while announced(text) < EVERY:
@@ -158,15 +160,14 @@ def test_a_run_killed_by_the_plain_command_resumes_exactly(tmp_path: Path, monke
         assert line, text
         text += line
     process.kill()
-    text += process.communicate()[1]
+    saved = announced(text + process.communicate()[1])
     folder = only(tmp_path)
-    done = subprocess.run(
-        [*command, "--resume", "--steps", str(announced(text) + 5)], cwd=tmp_path, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
-    assert continued(done.stderr) >= announced(text) and done.stdout == f"checkpoints/{folder.name}\n"
-    check_log(folder, announced(text) + 5)
-    alone = trained(tmp_path / "alone", table("vqvae", batch_size=4, steps=announced(text) + 5, save_every=EVERY))
+    code, resumed = zygote.run(tmp_path, *args, "--resume", "--steps", str(saved + 5))
+    assert code == 0 and continued(resumed.stderr) >= saved, resumed.stderr
+    assert resumed.stdout == f"checkpoints/{folder.name}\n"
+    last = int(json.loads((folder / "config.json").read_text())["step"])
+    check_log(folder, last)
+    alone = trained(tmp_path / "alone", table("vqvae", batch_size=4, steps=last, save_every=EVERY))
     assert hashes(alone) == hashes(folder)
 
 

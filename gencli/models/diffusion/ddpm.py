@@ -9,8 +9,8 @@ trained level. With `schedule = linear`, `prediction = eps` and 1,000 steps this
 
 Bound (section 3): −log p(x_0) ≤ L_T + Σ KL(q(x_s | x_t, x_0) ‖ p(x_s | x_t)) + decoder, in nats. p's mean uses D clipped to
 the data's range, as its sampler does; `variance` is p's: `small` β̃ or `large` β. The decoder is a Gaussian with the
-variance β̃_2, discretised to the data's grid; so that the bound is about probabilities (`mass`). Data
-without a grid have the Gaussian's density.
+variance β̃_2, whose mass over the bins of the data's grid makes the bound one of probabilities (`mass`); data without a grid
+have the Gaussian's density.
 
 Ours: other predictions (x0; v, arXiv:2202.00512), schedules (cosine, arXiv:2102.09672; sigmoid, arXiv:2301.10972), the shift
 of simple diffusion (arXiv:2301.11093), an end without signal (arXiv:2305.08891), class labels with a null.
