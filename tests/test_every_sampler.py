@@ -68,6 +68,19 @@ def test_exact_images_are_bit_equal_whatever_the_number(name: str, model: str) -
         assert torch.equal(other[:7], seven[: len(other)])
 
 
+@pytest.mark.parametrize("n", [1, 7, 8, 17])
+def test_exact_means_that_the_network_always_sees_batches_of_one_size(n: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen, real = [], Run.frames
+
+    def watched(self: Run, rng: Rng, cond: Any, *args: Any, **kwargs: Any) -> Any:
+        seen.append({len(rng), *(len(value) for value in cond.values())})
+        return real(self, rng, cond, *args, **kwargs)
+
+    monkeypatch.setattr(Run, "frames", watched)
+    assert len(drawn(run_of("ddpm"), "ddim", n, exact=True, micro=8)) == n
+    assert seen == [{8}] * -(-n // 8)
+
+
 @pytest.mark.parametrize(("name", "model"), PAIRS)
 def test_the_frames_are_numbered_and_the_last_is_the_sample(name: str, model: str) -> None:
     run = run_of(model)

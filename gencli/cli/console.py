@@ -24,6 +24,7 @@ class State:
     quiet: bool = False
     json: bool = False
     debug: bool = False
+    inner: bool = False  # a command run by another: what to do next is not its business
     args: list[str] = field(default_factory=list)
     document: dict[str, Any] = field(default_factory=dict)
 
@@ -69,13 +70,15 @@ def show(text: str) -> None:
 def result(path: Any) -> None:
     """The path that the command made: the one line that --quiet leaves."""
     state.document["path"] = str(path)
-    out(str(path))
+    if not state.inner:
+        out(str(path))
 
 
 def following(command: str) -> None:
     """The command most likely wanted next."""
-    state.document["next"] = command
-    say(f"next: {command}")
+    if not state.inner:
+        state.document["next"] = command
+        say(f"next: {command}")
 
 
 def document(**values: Any) -> None:

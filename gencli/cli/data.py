@@ -15,7 +15,7 @@ from gencli.cli.options import Flag, build
 
 def command() -> Any:
     """The `data` group."""
-    app = typer.Typer(no_args_is_help=True, rich_markup_mode="rich")
+    app = typer.Typer(add_completion=False, no_args_is_help=True, rich_markup_mode="rich")
 
     @app.callback()
     def _data() -> None:
@@ -30,7 +30,7 @@ def command() -> Any:
 SETTINGS = ("image_size", "fit", "background", "group_by", "unconditional")
 
 _FLAGS = [
-    Flag("path", (), str, "folder or zip of images"),
+    Flag("path", (), str, "folder or zip of images", metavar="PATH"),
     Flag("preview", ("--preview",), bool, "write a contact sheet of what the model will see", default=False),
     Flag("image_size", ("--image-size",), str, "side in pixels, or 64x96", shown="32"),
     Flag("fit", ("--fit",), str, "crop, pad or stretch", shown="crop"),

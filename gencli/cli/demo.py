@@ -20,14 +20,14 @@ def command() -> Any:
 
 
 STEPS: tuple[tuple[str, str, list[str]], ...] = (
-    ("a codec: images to 16 discrete codes and back", "train", ["vqvae", "--steps", "1200"]),
-    ("its reconstructions, measured on held-out digits", "eval", ["reconstruction", "-c", "vqvae-digits"]),
-    ("a prior over its codes", "train", ["gated-pixelcnn", "--codec", "vqvae-digits"]),
-    ("digits from the codec with its prior", "sample", ["vqvae", "-n", "64"]),
+    ("a codec: each digit as 16 codes", "train", ["vqvae", "--steps", "1000"]),
+    ("its reconstructions of held-out digits", "eval", ["reconstruction", "-c", "vqvae-digits"]),
+    ("a prior over the codes", "train", ["gated-pixelcnn", "--codec", "vqvae-digits"]),
+    ("digits from codec and prior", "sample", ["vqvae", "-n", "64"]),
     ("how good they are", "eval", ["fid", "-c", "gated-pixelcnn-digits"]),
-    ("a denoiser", "train", ["ddpm"]),
+    ("a denoiser", "train", ["ddpm", "--steps", "800", "--save-every", "800"]),
     ("digits from the denoiser", "sample", ["ddim", "-n", "64", "--steps", "50", "-c", "ddpm-digits", "--trajectory"]),
-    ("how good they are", "eval", ["fid", "-c", "ddpm-digits"]),
+    ("how good they are", "eval", ["fid", "-c", "ddpm-digits", "--steps", "50"]),
 )
 
 
@@ -43,28 +43,52 @@ def _inside(folder: Path) -> Iterator[None]:
 
 def run(values: dict[str, Any]) -> None:
     """Run the steps one after another, then show what they made."""
-    from gencli.cli.main import app
     from gencli.training.session import make_folder
 
     given = Path(values.get("out", "gencli-demo"))
     folder = make_folder(given.parent, given.name)
-    taken: list[list[Any]] = []
-    measured: dict[str, Any] = {}
+    taken: list[list[str]] = []
+    measured: list[list[str]] = []
     with _inside(folder):
         for what, verb, args in STEPS:
-            console.say(f"\n$ gencli {verb} {' '.join(args)}    # {what}")
-            console.state.args = args
-            began = time.perf_counter()
-            app(args=[verb, *args], standalone_mode=False, prog_name="gencli")
-            taken.append([f"gencli {verb} {' '.join(args)}", what, console.clock(time.perf_counter() - began)])
-            for row in console.state.document.pop("results", []):
-                measured[f"{args[-1]} {row['metric']}"] = row["value"]
-        pictures = sorted(p for p in Path("samples").rglob("*") if p.name in ("grid.png", "trajectory.webp"))
+            seconds, results = _step(what, verb, args)
+            taken.append([f"gencli {verb} {' '.join(args)}", what, console.clock(seconds)])
+            measured += [[row["receipt"]["run"], row["metric"], f"{row['value']:.4g} {row['unit']}"] for row in results]
+        grids = sorted(Path("samples").rglob("grid.png"))
+        _overview(grids)
     console.say("")
     console.table(taken, ["command", "what", "time"])
-    console.table([[name, f"{value:.4g}"] for name, value in measured.items()], ["measured", "value"])
+    console.table(measured, ["run", "metric", "value"])
+    pictures = [folder / path for path in (*grids, Path("demo.png"))]
     for picture in pictures:
-        console.show(str(folder / picture))
-    console.document(steps=taken, measured=measured, pictures=[str(folder / p) for p in pictures])
+        console.show(str(picture))
+    console.document(steps=taken, measured=measured, pictures=[str(picture) for picture in pictures])
     console.result(folder)
     console.following("gencli train ddpm --data ./my-photos")
+
+
+def _step(what: str, verb: str, args: list[str]) -> tuple[float, list[dict[str, Any]]]:
+    """One command of the demo: its seconds, and what it measured."""
+    import typer
+
+    from gencli.cli.main import app
+
+    console.say(f"\n$ gencli {verb} {' '.join(args)}    # {what}")
+    console.state.args, console.state.inner = args, True
+    began = time.perf_counter()
+    try:
+        code = app(args=[verb, *args], standalone_mode=False, prog_name="gencli")
+    finally:
+        console.state.inner = False
+    if code:
+        raise typer.Exit(code)
+    return time.perf_counter() - began, console.state.document.pop("results", [])
+
+
+def _overview(grids: list[Path]) -> None:
+    """All grids side by side in one picture."""
+    from PIL import Image
+
+    from gencli.report.kinds._pictures import beside, save_picture
+
+    save_picture("demo.png", beside([Image.open(path) for path in grids]))

@@ -29,6 +29,7 @@ _NAME = Flag(
     (),
     str,
     "a component, recipe or run",
+    metavar="NAME",
     complete=lambda incomplete: [n for n in names() if n.startswith(incomplete)],
 )
 

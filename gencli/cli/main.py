@@ -74,7 +74,11 @@ def _take_globals(args: list[str]) -> list[str]:
 
 def main() -> None:
     """Run the command line; exits with 0, 2 for the user's mistakes, 1 for the machine's, 128 + n after a signal."""
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # spinning threads are ten times slower beside a busy process
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")  # a console that cannot show a character shows a question mark
+    if "OMP_WAIT_POLICY" not in os.environ:  # threads that spin for long are ten times slower beside a busy process
+        os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     args = _take_globals(sys.argv[1:])
     console.state.args = args[1:]
     if args == ["--version"]:

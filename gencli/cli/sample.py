@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from pathlib import Path
 from typing import Any
@@ -35,7 +36,7 @@ class Sample(TyperGroup):
 
 def command() -> Any:
     """The `sample` group."""
-    app = typer.Typer(cls=Sample, no_args_is_help=True, rich_markup_mode="rich")
+    app = typer.Typer(cls=Sample, add_completion=False, no_args_is_help=True, rich_markup_mode="rich")
 
     @app.callback(
         subcommand_metavar="SAMPLER|RUN|MODEL [OPTIONS]",
@@ -82,7 +83,8 @@ def resolve(name: str, checkpoint: str | None, sampler: str | None) -> tuple[run
 
 
 def _command(name: str, args: list[str]) -> Any:
-    if args and "--help" in args and registry.public_name(name) in registry.entries("samplers"):
+    completing = any(key.endswith("_COMPLETE") for key in os.environ)
+    if ("--help" in args or completing) and registry.public_name(name) in registry.entries("samplers"):
         chosen, own = registry.public_name(name), {}
         what = registry.entry("samplers", chosen).title
     else:

@@ -51,7 +51,7 @@ class Train(TyperGroup):
 
 def command() -> Any:
     """The `train` group."""
-    app = typer.Typer(cls=Train, no_args_is_help=True, rich_markup_mode="rich")
+    app = typer.Typer(cls=Train, add_completion=False, no_args_is_help=True, rich_markup_mode="rich")
 
     @app.callback(
         subcommand_metavar="MODEL|RECIPE [OPTIONS]",
@@ -159,7 +159,9 @@ def run(name: str, values: dict[str, Any]) -> None:
     from gencli.data import open_table
     from gencli.training.session import Session, refuse_changes, resolve
 
-    own: dict[str, Any] = {key: values.pop(key) for key in ("data", "codec", "resume", "name", "out", "smoke") if key in values}
+    own: dict[str, Any] = {
+        key: values.pop(key) for key in ("data", "codec", "resume", "name", "out", "smoke") if key in values
+    }
     given = {key: nested(_under(key, values)) for key in ("model", "data", "train")}
     old = _to_resume(name, own["resume"]) if "resume" in own else None
     base, codec_run = (dict(old.config["recipe"]), None) if old else _fresh(name, own)

@@ -78,6 +78,11 @@ class Data(Component):
         """What a user should be told about how the data were read: one line each."""
         return []
 
+    @property
+    def resampled(self) -> bool:
+        """Whether the items are enlarged or reduced by default, so that their bits/dim would be about the resizing."""
+        return False
+
     def split(self, name: str) -> Split:
         """The items of `train` or `test`."""
         if self._splits is None:

@@ -34,6 +34,10 @@ class Digits(Data):
         label = {} if self.config.unconditional else {"label": Field("label", (), vocab=10, names=tuple("0123456789"))}
         return Spec(Field("image", (1, size, size), vocab=17 if size == 8 else 256), label)
 
+    @property
+    def resampled(self) -> bool:
+        return self.config.image_size != 8
+
     def load(self) -> dict[str, Split]:
         from PIL import Image
         from sklearn.datasets import load_digits

@@ -16,7 +16,7 @@ from torch import Tensor
 from gencli import __version__, files, registry
 from gencli.bundle import Run
 from gencli.config import Part, as_dict
-from gencli.core import Rng
+from gencli.core import Likelihood, Rng
 from gencli.data._base import Data
 from gencli.errors import GencliError
 from gencli.evaluation.generate import Request, generate, labels_for
@@ -164,6 +164,11 @@ def reference_of(data: Data, plan: Plan, by: Extractor) -> tuple[FeatureSet, dic
 def measure(metrics: Sequence[tuple[str, ModelMetric]], run: Run, data: Data, plan: Plan) -> list[Result]:
     """Every metric of models on the held-out items."""
     items = data.split(plan.split)
+    if data.resampled and any(metric.needs is Likelihood for _, metric in metrics):
+        raise GencliError(
+            f"bits/dim of enlarged {data.name} would measure the enlarging, not the model",
+            "train on their native size: --image-size 8",
+        )
     facts = {
         "run": run.name,
         "weights": run.weights_hash(),

@@ -32,5 +32,6 @@ def card(config: dict[str, Any]) -> str:
 | data | {data["name"]}, hash `{data["hash"]}`, {data["items"]["train"]} train and {data["items"]["test"]} test items |
 
 `gencli sample {config["name"]}` draws from it, `gencli eval fid -c {config["name"]}` measures it, and
-`gencli info {config["name"]}` shows every setting. The weights are the running average of training; `metrics.jsonl` is the loss at each step.
+`gencli info {config["name"]}` shows every setting. The weights are the running average of training;
+`metrics.jsonl` is the loss at each step.
 """

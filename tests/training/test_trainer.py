@@ -105,11 +105,19 @@ def test_a_loss_with_its_own_weight_is_averaged_over_terms_not_over_micro_batche
     made = {}
     for parts in (1, 4):
         torch.manual_seed(0)
-        one = of_run(bare(Weighted()), Points(), TrainConfig(steps=5, batch_size=16, grad_accum=parts, lr=0.01))
+        one = of_run(bare(Weighted()), Points(), TrainConfig(steps=5, batch_size=16, grad_accum=parts, lr=0.0))
         losses = [float(one.take_step().losses["loss"]) for _ in range(5)]
-        made[parts] = losses, weights(one.model)
+        made[parts] = losses, one.model.net.weight.grad
     assert made[4][0] == pytest.approx(made[1][0], rel=1e-5)
-    torch.testing.assert_close(made[4][1], made[1][1], rtol=0, atol=1e-5)
+    torch.testing.assert_close(made[4][1], made[1][1], rtol=1e-4, atol=1e-6)
+    x = one._micro_batches()  # the next step's items
+    assert sum(len(rows) for rows, _, _ in x) == 16
+    plain = Weighted()
+    plain.load_state_dict(one.model.state_dict())
+    whole = {"x": torch.cat([batch["x"] for _, _, batch in x])}
+    plain.loss(whole, one._turn(one.phases[0], range(16)))["loss"].backward()
+    one.take_step()
+    torch.testing.assert_close(one.model.net.weight.grad, plain.net.weight.grad, rtol=1e-4, atol=1e-6)
 
 
 def test_a_batch_that_cannot_be_split_is_refused_with_both_numbers() -> None:
@@ -139,6 +147,7 @@ class Pair(Model):
         self.tail = nn.Linear(1, 1).requires_grad_(False)
         self.turns: list[tuple[str, int, int]] = []
         self.after: list[str] = []
+        self.awake: list[set[str]] = []
         self.moved: list[set[str]] = []
         self._before = weights(self)
 
@@ -148,6 +157,7 @@ class Pair(Model):
 
     def loss(self, batch: Batch, turn: Turn) -> Losses:
         self.turns.append((turn.phase, turn.step, turn.steps))
+        self.awake.append({name for name, p in self.named_parameters() if p.requires_grad})
         made = self.net(turn.rng.normal(batch["x"].shape))
         if turn.phase == "generator":
             return {"loss": -self.tail(self.critic(made)).mean()}
@@ -169,6 +179,9 @@ def test_each_phase_moves_its_own_parameters_only_and_keeps_its_own_turns() -> N
     for phase, moved in zip(model.after, model.moved, strict=True):
         prefix = {"critic": "critic.", "generator": "net."}[phase]
         assert moved and all(name.startswith(prefix) for name in moved), (phase, moved)
+    for (phase, _, _), awake in zip(model.turns, model.awake, strict=True):
+        prefix = {"critic": "critic.", "generator": "net."}[phase]
+        assert awake == {f"{prefix}weight", f"{prefix}bias"}, "the others need no gradient meanwhile"
     assert [t for t in model.turns if t[0] == "generator"] == [("generator", i, 3) for i in range(3)]
     assert [t for t in model.turns if t[0] == "critic"] == [("critic", i, 5) for i in range(5)]
     assert set(steps[0].losses) == {"critic/loss", "generator/loss"} and set(steps[1].losses) == {"critic/loss"}

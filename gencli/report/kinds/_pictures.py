@@ -28,6 +28,20 @@ def save_picture(path: str | Path, image: Image) -> Path:
     return atomic_write(path, out.getvalue())
 
 
+def beside(images: Sequence[Image], gap: int = 16) -> Image:
+    """Pictures in one row on white, centred."""
+    from PIL import Image as Pillow
+
+    width = sum(image.width for image in images) + gap * (len(images) - 1)
+    height = max(image.height for image in images)
+    sheet = Pillow.new("RGB", (width, height), "white")
+    left = 0
+    for image in images:
+        sheet.paste(image.convert("RGB"), (left, (height - image.height) // 2))
+        left += image.width + gap
+    return sheet
+
+
 def save_frames(path: str | Path, frames: Sequence[Image], fps: float, quality: int = 80) -> Path:
     """Write an animation that loops for ever and rests on its last frame; returns the path.
 
