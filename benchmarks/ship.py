@@ -21,15 +21,12 @@ from gencli.bundle import read_tensors
 from gencli.report.card import write_card
 
 SHIPPED = Path(__file__).parent.parent / "checkpoints" / "shipped"
-KEPT = ("config.json", "metrics.jsonl", "loss.png")
 
 
 def ship(run: Path, target: Path) -> None:
     """Copy one bundle and those nested in it."""
     target.mkdir(parents=True, exist_ok=True)
-    for name in KEPT:
-        if (run / name).is_file() and (name == "config.json" or target.parent == SHIPPED):
-            shutil.copyfile(run / name, target / name)
+    shutil.copyfile(run / "config.json", target / "config.json")
     tensors, metadata = read_tensors(run / "model.safetensors")
     small = {key: value.half() if value.dtype == torch.float32 else value for key, value in tensors.items()}
     files.atomic_write(target / "model.safetensors", save(small, metadata=metadata))

@@ -180,6 +180,12 @@ class Run:
         return int(self.config.get("step", 0))
 
     @property
+    def averaged(self) -> bool:
+        """Whether the weights are an average over training steps, not the last step's."""
+        train = self.config.get("recipe", {}).get("train", {})
+        return bool(train.get("ema") or train.get("ema_decay"))
+
+    @property
     def guidance(self) -> float:
         """The recipe's default guidance scale."""
         return float(self.config.get("recipe", {}).get("sample", {}).get("guidance", 1.0))

@@ -99,7 +99,7 @@ def features_of_run(
         "run": run.name,
         "weights": run.weights_hash(),
         "step": run.step,
-        "averaged": True,
+        "averaged": run.averaged,
         "sampler": {"name": name, **as_dict(sampler.config)},
         "guidance": guidance,
         "seeds": f"{plan.seed}-{plan.seed + plan.n - 1}",

@@ -18,6 +18,8 @@ def card(config: dict[str, Any]) -> str:
     entry = registry.entry("models", config["recipe"]["model"]["name"])
     train, data = config["recipe"]["train"], config["data"]
     codec = f"\nIts data are the codes of `{config['codec']}` (in `codec/`).\n" if config.get("codec") else ""
+    averaged = train["ema"] or train["ema_decay"]
+    weights = "The weights are the running average of training." if averaged else "The weights are the last step's."
     return f"""# {config["name"]}
 
 {entry.title} ({entry.authors}, {entry.year}), arXiv:{entry.arxiv}, trained on `{data["name"]}`.
@@ -32,6 +34,5 @@ def card(config: dict[str, Any]) -> str:
 | data | {data["name"]}, hash `{data["hash"]}`, {data["items"]["train"]} train and {data["items"]["test"]} test items |
 
 `gencli sample {config["name"]}` draws from it, `gencli eval fid -c {config["name"]}` measures it, and
-`gencli info {config["name"]}` shows every setting. The weights are the running average of training;
-`metrics.jsonl` is the loss at each step.
+`gencli info {config["name"]}` shows every setting. {weights}
 """

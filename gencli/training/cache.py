@@ -12,7 +12,7 @@ from torch import Tensor
 
 from gencli import files
 from gencli.bundle import Run
-from gencli.core import Batch, Items, Rng, mix
+from gencli.core import Batch, Items, mix
 from gencli.home import home
 
 CHUNK = 256
@@ -20,7 +20,7 @@ CHUNK = 256
 
 @dataclass
 class Encoded:
-    """Items that are in model space already."""
+    """Items to which only the random part of the codecs is left to do."""
 
     tensors: dict[str, Tensor]
     encoded: bool = True
@@ -34,14 +34,13 @@ class Encoded:
 
 
 def encoded(run: Run, items: Items, data_hash: str) -> Encoded:
-    """`items` through the run's codecs, from the cache where it has them."""
-    learned = run.codecs[0]
+    """`items` through the deterministic part of the run's learned codec, from the cache where it has them."""
+    (learned,) = run.codecs
     key = f"{mix(data_hash, len(items), learned.run.weights_hash()):016x}"  # type: ignore[attr-defined]
     path = home() / "cache" / "codes" / f"{key}.safetensors"
     with contextlib.suppress(OSError, SafetensorError):  # absent, or damaged and made again
         return Encoded(load_file(path))
-    rng = Rng.batch("codes", total=1)
-    parts = [run.encode(items.batch(chunk), rng) for chunk in torch.arange(len(items)).split(CHUNK)]
+    parts = [learned.encode(items.batch(chunk)) for chunk in torch.arange(len(items)).split(CHUNK)]
     whole = {name: torch.cat([part[name] for part in parts]).cpu().contiguous() for name in parts[0]}
     files.atomic_write(path, save(whole))
     return Encoded(load_file(path))

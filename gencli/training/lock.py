@@ -48,16 +48,21 @@ def holder(path: Path) -> str | None:
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Hold the run's lock inside the block."""
+    """Hold the run's lock inside the block; of two that ask at once, one gets it."""
     path = folder / "train" / "lock.json"
-    held = holder(path)
-    if held:
-        raise GencliError(
-            f"run {folder.name} is being trained by {held}", f"stop it first; if it is gone, remove {path}"
-        )
+    facts = json.dumps({"pid": os.getpid(), "host": socket.gethostname()})
     with files.explained(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-    files.atomic_json(path, {"pid": os.getpid(), "host": socket.gethostname()})
+        if holder(path) is None:
+            path.unlink(missing_ok=True)
+        try:
+            with path.open("x", encoding="utf-8") as handle:
+                handle.write(facts)
+        except FileExistsError:
+            who = holder(path) or "another process"
+            raise GencliError(
+                f"run {folder.name} is being trained by {who}", f"stop it first; if it is gone, remove {path}"
+            ) from None
     try:
         yield
     finally:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import datetime
 import json
 import re
+import shlex
 import sys
 import time
 from collections.abc import Iterator, Mapping
@@ -26,6 +27,7 @@ from gencli.errors import GencliError
 from gencli.training.settings import RESUMABLE, TrainConfig
 
 LOGGED = 5000
+OUTPUT_FLAGS = ("--debug", "--quiet", "-q", "--json")  # no part of what made a run
 
 
 @dataclass(frozen=True)
@@ -163,7 +165,7 @@ class Session:
             "gencli": __version__,
             "name": self.folder.name,
             "created": datetime.datetime.now(datetime.UTC).isoformat(),
-            "command": " ".join(["gencli", *sys.argv[1:]]),
+            "command": shlex.join(["gencli", *(arg for arg in sys.argv[1:] if arg not in OUTPUT_FLAGS)]),
             "recipe": self.recipe,
             "spec": spec_to(self.run.spec),
             "data": {"name": self.data.name, "spec": spec_to(self.data.spec), "hash": self.data.hash, "items": splits},

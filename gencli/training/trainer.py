@@ -130,9 +130,11 @@ class Trainer:
 
     def _encode(self, chosen: Tensor, rng: Rng) -> Batch:
         batch = self.items.batch(chosen)
-        if not getattr(self.items, "encoded", False):
-            batch = augment(batch, self.train.shift, self.train.flip, rng.at("augment"))
-            with torch.no_grad():
+        with torch.no_grad():
+            if getattr(self.items, "encoded", False):
+                batch = self.run.codecs[0].draw(batch, rng.at("encode"))
+            else:
+                batch = augment(batch, self.train.shift, self.train.flip, rng.at("augment"))
                 batch = self.run.encode(batch, rng.at("encode"))
         return {key: value.to(self.accelerator.device) for key, value in batch.items()}
 

@@ -94,7 +94,7 @@ def test_every_parameter_gets_a_gradient(field, conditional):
 
 def test_labels_are_dropped_in_training_only_and_as_often_as_asked():
     batch = {"x": torch.randint(6, (400, 4, 4)), "label": torch.arange(400) % 3}
-    model = tiny(CODES, label_drop=0.25)
+    model = tiny(CODES, label_dropout=0.25)
     kept = model(batch, turn(400))["each"]
     torch.testing.assert_close(kept, -model.log_prob(batch["x"], Rng.batch(0, total=400), label=batch["label"]))
     mixed = model.train()(batch, turn(400))["each"]
@@ -106,7 +106,7 @@ def test_labels_are_dropped_in_training_only_and_as_often_as_asked():
 
 def test_dropping_does_not_depend_on_micro_batches():
     batch = {"x": torch.randint(6, (8, 4, 4)), "label": torch.arange(8) % 3}
-    model = tiny(CODES, label_drop=0.5).train()
+    model = tiny(CODES, label_dropout=0.5).train()
     whole = model(batch, turn(8))["each"]
     parts = [
         model(

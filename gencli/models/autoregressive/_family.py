@@ -21,6 +21,7 @@ from torch.nn import functional as F
 from gencli import core, registry
 from gencli.core import Batch, Losses, Model, Rng, Spec, Turn
 from gencli.errors import GencliError
+from gencli.models._conditions import drop_labels
 
 
 class Prefix(NamedTuple):
@@ -33,7 +34,7 @@ class Prefix(NamedTuple):
 class AutoregressiveModel(Model):
     """A subclass gives `order` and `logits`; `start` and `next` are then right, and slow: one full pass a token.
 
-    A label is dropped (becomes the null label, index `vocab`) with the probability `config.label_drop`, if there is one.
+    A label is dropped (becomes the null label, index `vocab`) with the probability `config.label_dropout`, if there is one.
     """
 
     codecs: ClassVar[tuple[Mapping[str, Any], ...]] = ({"name": "tokens"},)
@@ -69,7 +70,10 @@ class AutoregressiveModel(Model):
         return {key: value for key, value in cond.items() if key in self.spec.cond}
 
     def loss(self, batch: Batch, turn: Turn) -> Losses:
-        each = -self._log_prob(batch["x"], self._dropped(self.known(batch), len(batch["x"]), turn.rng))
+        cond = self.known(batch)
+        if self.training and self.conditional:
+            cond = drop_labels(cond, self.spec.cond, self.config.label_dropout, turn.rng.at("labels"))
+        each = -self._log_prob(batch["x"], cond)
         bits = each.mean().detach() / (math.log(2) * self.spec.x.size)
         return {"loss": each.mean(), "each": each, "bits_per_dim": bits}
 
@@ -83,17 +87,6 @@ class AutoregressiveModel(Model):
         with core.full_precision(x.device):
             wide = logits if logits.dtype == torch.float64 else logits.float()
             return -F.cross_entropy(wide.movedim(-1, 1), tokens, reduction="none").sum(1)
-
-    def _dropped(self, cond: Batch, n: int, rng: Rng) -> Batch:
-        drop = getattr(self.config, "label_drop", 0.0)
-        labels = {key: field.vocab for key, field in self.spec.cond.items() if field.vocab and field.shape == ()}
-        if drop == 0 or not self.training:
-            return cond
-        made = dict(cond)
-        for key in labels.keys() & cond.keys():
-            gone = rng.at("drop", key).uniform((n,)).to(cond[key].device) < drop
-            made[key] = torch.where(gone, labels[key], cond[key])
-        return made
 
 
 class ImageAutoregressiveModel(AutoregressiveModel):

@@ -6,7 +6,7 @@ Offers: sample, exact density
 
 The network's two gated stacks (`gencli/networks/gated_pixelcnn.py`) have no blind spot; h is a class label, a vector, or
 nothing. x is `(C, H, W)` pixels or `(h, w)` codes, whole numbers in 0 … V−1. Ours: labels are dropped with the probability
-`label_drop`, so that one model serves with and without a class, and with guidance.
+`label_dropout`, so that one model serves with and without a class, and with guidance.
 
 Raises GencliError for continuous data and for conditions that are neither labels nor vectors.
 """
@@ -24,5 +24,5 @@ class GatedPixelCNN(ImageAutoregressiveModel):
 
     @dataclass(frozen=True)
     class Config:
-        label_drop: float = opt(0.1, "share of items trained without their label", low=0, high=1)
+        label_dropout: float = opt(0.1, "share of items trained without their label", low=0, high=1)
         net: Part = part("networks", "gated-pixelcnn", "causal network", role="sequence")

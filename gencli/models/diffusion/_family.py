@@ -14,7 +14,8 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
-from gencli.core import Batch, Field, Losses, Model, Rng, Spec, Turn, as_rows
+from gencli.core import Batch, Losses, Model, Rng, Spec, Turn, as_rows
+from gencli.models._conditions import drop_labels, with_null
 
 Coefficient = Callable[[Tensor], Tensor]
 
@@ -117,29 +118,3 @@ class DiffusionModel(Model):
         error = self.predict(x, sigma, **cond) - self.formulation.target(data, noise, sigma)
         each = error.square().flatten(1).mean(1)
         return {"loss": each.mean(), "each": each}
-
-
-def with_null(cond: Mapping[str, Tensor], fields: Mapping[str, Field], x: Tensor) -> Batch:
-    """The conditions, every absent label filled with its null (the index after the last class)."""
-    made = dict(cond)
-    for key, field in fields.items():
-        if is_label(field) and key not in made:
-            made[key] = torch.full((len(x),), field.vocab or 0, device=x.device, dtype=torch.long)
-    return made
-
-
-def drop_labels(cond: Mapping[str, Tensor], fields: Mapping[str, Field], share: float, rng: Rng) -> Batch:
-    """The conditions, each item's labels replaced by their nulls with probability `share` (all of an item's or none)."""
-    labels = [key for key in cond if is_label(fields[key])]
-    if not labels or not share:
-        return dict(cond)
-    made, n = dict(cond), len(cond[labels[0]])
-    drop = rng.uniform((n,)) < share
-    for key in labels:
-        made[key] = torch.where(drop.to(cond[key].device), fields[key].vocab or 0, cond[key])
-    return made
-
-
-def is_label(field: Field) -> bool:
-    """One class an item."""
-    return field.vocab is not None and field.shape == ()
