@@ -361,7 +361,7 @@ class Codec(Protocol):
         """Back to data."""
 
     def log_det(self, batch: Batch) -> Tensor:
-        """`(N,)` log |d encode / d data| in nats, so that bits/dim is about the data."""
+        """`(N,)` log |d encode / d data| in nats at a batch of data (before `encode`), so that bits/dim is about the data."""
 
 
 # --------------------------------------------------------------------------------------------------- processes, precision

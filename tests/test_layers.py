@@ -11,7 +11,7 @@ PACKAGE = Path(__file__).parents[1] / "gencli"
 
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("errors",),
-    ("registry", "config", "core", "files", "home", "recipe"),
+    ("registry", "config", "core", "device", "files", "home", "recipe"),
     ("bundle", "runs"),
     ("nn",),
     ("networks",),

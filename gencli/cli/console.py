@@ -15,6 +15,7 @@ from gencli.errors import GencliError
 
 SCHEMA = 1
 PLAIN_EVERY = 30.0
+ESTIMATE_OVER = 10.0
 
 
 @dataclass
@@ -129,10 +130,26 @@ class Task:
         self.what, self.total, self.unit, self.done = what, total, unit, done
         self._first, self._began, self._said = done, time.perf_counter(), time.perf_counter()
         self._bar: Any = None
+        self._estimated = False
+        self._warm: tuple[float, int] | None = None
+
+    def estimate(self) -> None:
+        """Say once how long it will take, if that is long, when a few units after the first (the slowest) have shown it."""
+        now = time.perf_counter()
+        if self._warm is None:
+            self._warm = (now, self.done)
+        seconds, units = now - self._warm[0], self.done - self._warm[1]
+        if self._estimated or seconds < 2 or units < 2:
+            return
+        self._estimated = True
+        left = (self.total - self.done) * seconds / units
+        if left > ESTIMATE_OVER:
+            say(f"{self.what}: about {clock(left)} to go")
 
     def advance(self, done: int, note: str = "") -> None:
         """`done` of `total` are finished."""
         self.done = done
+        self.estimate()
         if self._bar is not None:
             bar, handle = self._bar
             bar.update(handle, completed=done, note=note, rate=f"{self.rate():.3g} {self.unit}/s")

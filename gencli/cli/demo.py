@@ -55,11 +55,12 @@ def run(values: dict[str, Any]) -> None:
             taken.append([f"gencli {verb} {' '.join(args)}", what, console.clock(seconds)])
             measured += [[row["receipt"]["run"], row["metric"], f"{row['value']:.4g} {row['unit']}"] for row in results]
         grids = sorted(Path("samples").rglob("grid.png"))
-        _overview(grids)
+        if grids:
+            _overview(grids)
     console.say("")
     console.table(taken, ["command", "what", "time"])
     console.table(measured, ["run", "metric", "value"])
-    pictures = [folder / path for path in (*grids, Path("demo.png"))]
+    pictures = [folder / path for path in (*grids, *([Path("demo.png")] if grids else []))]
     for picture in pictures:
         console.show(str(picture))
     console.document(steps=taken, measured=measured, pictures=[str(picture) for picture in pictures])

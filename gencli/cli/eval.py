@@ -122,17 +122,12 @@ def _data(values: dict[str, Any], own: dict[str, Any]) -> Any:
 
 
 def _extractor(values: dict[str, Any], kind: str) -> Any:
+    from gencli import device
     from gencli.metrics._features import extractor
 
     default = "gencli" if kind == "image" else "points"
     weights = Path(values["weights"]) if "weights" in values else None
-    return extractor(values.get("features", default), weights, values["fetch"], _device())
-
-
-def _device() -> str:
-    import torch
-
-    return "cuda" if torch.cuda.is_available() else "cpu"
+    return extractor(values.get("features", default), weights, values["fetch"], device.default())
 
 
 def _plan(values: dict[str, Any], data: Any, loaded: Any) -> Any:
@@ -149,10 +144,11 @@ def _plan(values: dict[str, Any], data: Any, loaded: Any) -> Any:
 
 
 def _one(values: dict[str, Any], found: runs.Found, of_samples: Sequence[Any], of_models: Sequence[Any]) -> list[Any]:
+    from gencli import device
     from gencli.bundle import Run
     from gencli.evaluation import evaluate
 
-    loaded = Run.load(found.path, _device())
+    loaded = Run.load(found.path, device.default())
     data = _data(values, found.config["recipe"]["data"])
     plan = _plan(values, data, loaded)
     _warn(plan, data, found)

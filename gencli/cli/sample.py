@@ -187,12 +187,12 @@ def run_command(name: str, values: dict[str, Any]) -> None:
     """Sample and write."""
     import torch
 
+    from gencli import device
     from gencli.bundle import Run
     from gencli.evaluation.generate import Request, generate, labels_for
 
     found, sampler_name = resolve(name, values.get("checkpoint"), values.get("sampler"))
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    run = Run.load(found.path, device)
+    run = Run.load(found.path, device.default())
     table = nested({key.removeprefix("sampler."): value for key, value in values.items() if key.startswith("sampler.")})
     sampler = run.sampler(sampler_name, table)
     seeds = parse_seeds(values)
@@ -228,7 +228,7 @@ def run_command(name: str, values: dict[str, Any]) -> None:
         "guidance": guidance,
         "exact": request.exact,
         "batch": micro,
-        "device": device,
+        "device": run.model.device.type,
         "precision": "fp32",
         "seconds": round(seconds, 3),
         "network_evaluations": calls,

@@ -250,10 +250,12 @@ def _signals(session: Any) -> Iterator[None]:
 
 
 def _watch(session: Any, notes: list[str], name: str) -> None:
+    from gencli import device
+
     total, train = session.train.steps, session.train
     label = f"{session.folder} · {session.recipe['recipe']} · {session.config['parameters']:,} parameters"
     console.say(f"run {label} · {session.data.name} · batch {train.batch_size} · {total} steps")
-    for note in notes:
+    for note in filter(None, [device.unused_gpu(), *notes]):
         console.say(note)
     with _signals(session), console.task("training", total, "steps") as task:
         for event in session.events():

@@ -1,30 +1,23 @@
 """Which arithmetic `--precision auto` means: a static table by device and network, measured end to end.
 
-On CPUs with fast bf16 matrix units (AMX), autocast to bf16 trains gencli's U-Net 1.6 times as fast (1.1 M parameters,
-16×16, batch 128: 1,018 against 632 images/s) and its patch transformer about 1.7 times; convolutions over a few codes or
-small images gain nothing, because element-wise work pays for the casts. CUDA cards with bf16 always gain. The choice is
-resolved once and stored in the run.
+On CPUs with bf16 matrix products in hardware (AMX, AVX512-BF16), autocast trains gencli's U-Net 1.6 times as fast (1.1 M
+parameters, 16×16, batch 128: 1,018 against 632 images/s) and its patch transformer about 1.7 times; convolutions over a
+few codes or small images gain nothing, because element-wise work pays for the casts. CUDA cards with bf16 always gain. The
+choice is resolved once and stored in the run.
 """
 
 from __future__ import annotations
 
 import torch
 
-FASTER_IN_BF16 = {("cpu-amx", "dit"), ("cpu-amx", "unet")}
+from gencli import device as hardware
 
-
-def device_kind(device: torch.device) -> str:
-    """`cuda-bf16`, `cuda`, `cpu-amx`, `cpu`, `mps`."""
-    if device.type == "cuda":
-        return "cuda-bf16" if torch.cuda.is_bf16_supported() else "cuda"
-    if device.type == "cpu":
-        return "cpu-amx" if torch.cpu._is_amx_tile_supported() else "cpu"
-    return device.type
+FASTER_IN_BF16 = {("cpu-bf16", "dit"), ("cpu-bf16", "unet")}
 
 
 def resolve(asked: str, device: torch.device, network: str) -> str:
     """`fp32`, `bf16` or `fp16` from what the user asked for."""
     if asked != "auto":
         return asked
-    kind = device_kind(device)
+    kind = hardware.kind(device)
     return "bf16" if kind == "cuda-bf16" or (kind, network) in FASTER_IN_BF16 else "fp32"

@@ -19,6 +19,7 @@ from typing import Any, Literal
 import torch
 
 from gencli import __version__, files
+from gencli import device as hardware
 from gencli.bundle import FORMAT, Run, nest, read_config, spec_to
 from gencli.config import as_dict, choose, parse
 from gencli.core import mix
@@ -225,7 +226,7 @@ class Session:
     def _accelerator(self, kind: Any, precision: Any, network: str) -> Any:
         from accelerate.state import AcceleratorState
 
-        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        device = hardware.default()
         chosen = self.config.get("precision") or precision.resolve(self.train.precision, device, network)
         self.config["precision"] = chosen
         AcceleratorState._reset_state(reset_partial_state=False)

@@ -132,7 +132,8 @@ class Trainer:
         batch = self.items.batch(chosen)
         with torch.no_grad():
             if getattr(self.items, "encoded", False):
-                batch = self.run.codecs[0].draw(batch, rng.at("encode"))
+                for codec in self.run.codecs:
+                    batch = codec.draw(batch, rng.at("encode"))
             else:
                 batch = augment(batch, self.train.shift, self.train.flip, rng.at("augment"))
                 batch = self.run.encode(batch, rng.at("encode"))
