@@ -33,7 +33,7 @@ def _runs(incomplete: str) -> list[str]:
 
 
 _FLAGS = [
-    Flag("metrics", (), list[str], "one or more metrics", metavar="METRIC...", complete=_metrics),
+    Flag("metrics", (), list[str], "one or more metrics", metavar="METRIC", complete=_metrics),
     Flag(
         "checkpoint",
         ("--checkpoint", "-c"),
