@@ -20,12 +20,12 @@ def command() -> Any:
 
 
 STEPS: tuple[tuple[str, str, list[str]], ...] = (
-    ("a codec: each digit as 16 codes", "train", ["vqvae", "--steps", "1000"]),
+    ("a codec: each digit as 16 codes", "train", ["vqvae"]),
     ("its reconstructions of held-out digits", "eval", ["reconstruction", "-c", "vqvae-digits"]),
     ("a prior over the codes", "train", ["gated-pixelcnn", "--codec", "vqvae-digits"]),
     ("digits from codec and prior", "sample", ["vqvae", "-n", "64"]),
     ("how good they are", "eval", ["fid", "-c", "gated-pixelcnn-digits"]),
-    ("a denoiser", "train", ["ddpm", "--steps", "800", "--save-every", "800"]),
+    ("a denoiser", "train", ["ddpm"]),
     ("digits from the denoiser", "sample", ["ddim", "-n", "64", "--steps", "50", "-c", "ddpm-digits", "--trajectory"]),
     ("how good they are", "eval", ["fid", "-c", "ddpm-digits", "--steps", "50"]),
 )
