@@ -67,9 +67,12 @@ def resolve(name: str, checkpoint: str | None, sampler: str | None) -> tuple[run
             )
         return found, key
     if checkpoint:
+        run = runs.named(checkpoint)
+        if key in run.models:
+            return run, sampler
         raise GencliError(
-            f"'{name}' is no sampler, and -c names a run already",
-            f"gencli sample {name}, or see `gencli list samplers`",
+            f"'{name}' is no sampler, and not the model of run {run.name}",
+            f"gencli sample {run.name}, or see `gencli list samplers`",
         )
     try:
         return runs.named(name), sampler
