@@ -10,6 +10,7 @@ first, strictly causal layer: before c).
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -174,7 +175,7 @@ class Conditions(nn.Module):
         return h
 
 
-class CausalImageNet(nn.Module):
+class CausalImageNet(nn.Module, ABC):
     """Tokens in, logits out, over images `(C, H, W)` or grids `(h, w)`; a subclass gives the features in between.
 
     A subclass sets `read`, `head` and the layers, and implements `features`, `begin_row` and `pixel`.
@@ -200,17 +201,17 @@ class CausalImageNet(nn.Module):
         out = _Logits(hidden, self.channels, self.vocab)
         return nn.Sequential(nn.ReLU(), Left(width, hidden, 1, False, self.channels), nn.ReLU(), out)
 
+    @abstractmethod
     def features(self, x: Tensor, h: Tensor) -> Tensor:
         """`(N, width, H, W)` from the tokens' features `(N, C f, H, W)` and the conditions' `(N, E)`."""
-        raise NotImplementedError
 
+    @abstractmethod
     def begin_row(self, lines: tuple[Line, ...], h: Tensor) -> tuple[Line, ...]:
         """The lines at the start of a row, the one before being complete."""
-        raise NotImplementedError
 
+    @abstractmethod
     def pixel(self, lines: tuple[Line, ...], x: Tensor, column: int) -> tuple[Tensor, list[Tensor]]:
         """Features `(N, width)` of a pixel of known channels `x` `(N, C f)`, and the inputs of the lines after the first."""
-        raise NotImplementedError
 
     def given(self, n: int, cond: Mapping[str, Tensor], like: Tensor) -> Tensor:
         """The conditions as one vector `(N, E)`; E = 0 for a network that takes none."""

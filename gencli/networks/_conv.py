@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from gencli.core import Field
 from gencli.errors import GencliError
+from gencli.nn import sides
 
 
 class ResidualStack(nn.Module):
@@ -29,16 +30,10 @@ def widths(width: int, steps: int) -> list[int]:
     return [width // 2, *[width] * (steps - 1)]
 
 
-def check_sides(who: str, x: Field, stride: int) -> None:
+def check_image(who: str, x: Field, stride: int) -> None:
     """Refuse what is no image, and an image whose sides `stride` does not divide."""
     if len(x.shape) != 3:
         raise GencliError(
             f"{who} works on images (channels, height, width), got {x.kind} of shape {x.shape}", "choose image data"
         )
-    for side in x.shape[1:]:
-        if side % stride:
-            below, above = side // stride * stride, (side // stride + 1) * stride
-            valid = f"{below} or {above}" if below else f"{above}"
-            raise GencliError(
-                f"image side {side} is not divisible by {stride}, the stride of {who}", f"use --image-size {valid}"
-            )
+    sides.check_sides(*x.shape[1:], stride)

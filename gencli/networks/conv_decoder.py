@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from gencli.config import Component, opt
 from gencli.core import Field
 from gencli.errors import GencliError
-from gencli.networks._conv import ResidualStack, check_sides, widths
+from gencli.networks._conv import ResidualStack, check_image, widths
 
 
 class ConvDecoder(nn.Module, Component):
@@ -36,7 +36,7 @@ class ConvDecoder(nn.Module, Component):
         nn.Module.__init__(self)
         self.config = config
         self.stride = 1 << config.downsamples
-        check_sides("conv-decoder", out, self.stride)
+        check_image("conv-decoder", out, self.stride)
         if tuple(out.shape[1:]) != tuple(side * self.stride for side in x.shape[1:]):
             raise GencliError(
                 f"conv-decoder with downsamples {config.downsamples} cannot make {out.shape} from {x.shape}",

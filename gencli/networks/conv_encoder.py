@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from gencli.config import Component, opt
 from gencli.core import Field
 from gencli.errors import GencliError
-from gencli.networks._conv import ResidualStack, check_sides, widths
+from gencli.networks._conv import ResidualStack, check_image, widths
 
 
 class ConvEncoder(nn.Module, Component):
@@ -37,7 +37,7 @@ class ConvEncoder(nn.Module, Component):
         nn.Module.__init__(self)
         self.config = config
         self.stride = self.factor(config)
-        check_sides("conv-encoder", x, self.stride)
+        check_image("conv-encoder", x, self.stride)
         if tuple(out.shape[1:]) != tuple(side // self.stride for side in x.shape[1:]):
             raise GencliError(
                 f"conv-encoder with downsamples {config.downsamples} cannot make {out.shape} from {x.shape}",

@@ -37,6 +37,7 @@ from gencli.core import Field
 from gencli.errors import GencliError
 from gencli.nn.attention import attend
 from gencli.nn.embed import LabelEmbedding, label_field, sincos_grid, sinusoidal
+from gencli.nn.sides import check_sides
 
 FREQUENCIES = 256
 MOST_TOKENS = 64
@@ -71,7 +72,7 @@ class DiT(nn.Module, Component):
                 "heads of size 64 are fastest: --net.width 192 --net.heads 3",
             )
         self.stride = config.patch or smallest_patch(*x.shape[1:])
-        self._check(*x.shape[1:])
+        check_sides(*x.shape[1:], self.stride, "another --net.patch")
         label, width, patch = label_field(cond, "dit"), config.width, self.stride
         self.patches = nn.Conv2d(x.shape[0], width, patch, patch)
         positions = sincos_grid(width, x.shape[1] // patch, x.shape[2] // patch)
@@ -94,16 +95,6 @@ class DiT(nn.Module, Component):
                 nn.init.normal_(weight, std=0.02)
             elif name.endswith("modulation.weight") or name == "last.weight":
                 nn.init.zeros_(weight)
-
-    def _check(self, height: int, width: int) -> None:
-        for side in (height, width):
-            if side % self.stride:
-                below, above = side // self.stride * self.stride, -(-side // self.stride) * self.stride
-                fitting = " or ".join(str(s) for s in (below, above) if s)
-                raise GencliError(
-                    f"image size {height}×{width} is not divisible by the network's stride {self.stride}",
-                    f"use --image-size {fitting}, or another --net.patch",
-                )
 
     def forward(self, x: Tensor, level: Tensor, residuals: Sequence[Tensor] | None = None, **cond: Tensor) -> Tensor:
         """The network's output `(N, out, H, W)` for x at the levels `(N,)`."""

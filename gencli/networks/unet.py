@@ -38,6 +38,7 @@ from gencli.core import Field
 from gencli.errors import GencliError
 from gencli.nn.attention import attend
 from gencli.nn.embed import LabelEmbedding, label_field, sinusoidal
+from gencli.nn.sides import check_sides
 
 NEAR_ZERO = 1e-5  # the gain of a layer whose variance is scaled by 1e-10
 
@@ -65,7 +66,7 @@ class UNet(nn.Module, Component):
                 f"network unet needs images (channels, height, width), the data are {x.kind} of shape {x.shape}",
                 "choose another network with --net",
             )
-        self._check(*x.shape[1:])
+        check_sides(*x.shape[1:], self.stride, "fewer levels in --net.mults")
         label = label_field(cond, "unet")
         width, embedding = config.width, 4 * config.width
         self.time1, self.time2 = _linear(width, embedding), _linear(embedding, embedding)
@@ -105,19 +106,9 @@ class UNet(nn.Module, Component):
         """What both sides of x must be divisible by."""
         return 2 ** (len(self.config.mults) - 1)
 
-    def _check(self, height: int, width: int) -> None:
-        for side in (height, width):
-            if side % self.stride:
-                below, above = side // self.stride * self.stride, -(-side // self.stride) * self.stride
-                fitting = " or ".join(str(s) for s in (below, above) if s)
-                raise GencliError(
-                    f"image size {height}×{width} is not divisible by the network's stride {self.stride}",
-                    f"use --image-size {fitting}, or fewer levels in --net.mults",
-                )
-
     def forward(self, x: Tensor, level: Tensor, residuals: Sequence[Tensor] | None = None, **cond: Tensor) -> Tensor:
         """The network's output `(N, out, H, W)` for x at the levels `(N,)`."""
-        self._check(*x.shape[-2:])
+        check_sides(x.shape[-2], x.shape[-1], self.stride, "fewer levels in --net.mults")
         embedded = self._embed(level, cond).to(x.dtype)
         features = [self.conv_in(x)]
         for down in self.down:

@@ -178,7 +178,7 @@ def test_tokens_points_and_sides_that_do_not_divide_are_refused():
         tiny(Spec(Field("image", (1, 8, 8), vocab=17)))
     with pytest.raises(GencliError, match="got points"):
         tiny(Spec(Field("points", (2,), range=(-1.0, 1.0))))
-    with pytest.raises(GencliError, match="side 30 is not divisible by 4") as caught:
+    with pytest.raises(GencliError, match=r"30×32 is not divisible by the network.s stride 4") as caught:
         tiny(Spec(Field("image", (1, 30, 32), vocab=256, range=(-1.0, 1.0))))
     assert "28 or 32" in caught.value.hint
 
