@@ -33,6 +33,11 @@ class Component:
         self.config = config
 
     @classmethod
+    def public_name(cls) -> str:
+        """What it is called on the command line: its file's name."""
+        return registry.public_name(cls.__module__.rsplit(".", 1)[-1])
+
+    @classmethod
     def make(cls, values: Mapping[str, Any] | None = None, *args: Any, **kwargs: Any) -> Self:
         """Build from plain settings: `Ddim.make({"eta": 1.0})`."""
         return cls(parse(cls.Config, values or {}, cls.__name__), *args, **kwargs)

@@ -147,6 +147,7 @@ def _one(values: dict[str, Any], found: runs.Found, of_samples: Sequence[Any], o
     from gencli import device
     from gencli.bundle import Run
     from gencli.evaluation import evaluate
+    from gencli.evaluation.generate import cost
 
     loaded = Run.load(found.path, device.default())
     data = _data(values, found.config["recipe"]["data"])
@@ -155,12 +156,12 @@ def _one(values: dict[str, Any], found: runs.Found, of_samples: Sequence[Any], o
     results = []
     if of_samples:
         by = _extractor(values, data.kind)
-        sampler = plan.sampler or loaded.sampler()
-        steps = sampler.evaluations(loaded.model, loaded.spec) * -(-plan.n // min(plan.batch, plan.n))
-        console.say(f"checkpoint {found.name} · {plan.n} samples · {steps} network evaluations · features {by.name}")
+        request = evaluate.request_of(loaded, plan)
+        steps, calls = cost(loaded, request)
+        console.say(f"checkpoint {found.name} · {plan.n} samples · {calls} network evaluations · features {by.name}")
         real, facts = evaluate.reference_of(data, plan, by)
         with console.task("sampling", steps, "steps") as task:
-            fake, receipt = evaluate.features_of_run(loaded, by, plan, lambda done, total: task.advance(done))
+            fake, receipt = evaluate.features_of_run(loaded, by, request, task.advance)
         results += evaluate.compare(of_samples, real, fake, {**receipt, **facts})
     if of_models:
         console.say(f"checkpoint {found.name} · {min(plan.n, len(data.split(plan.split)))} {plan.split} items")

@@ -15,7 +15,7 @@ from typer.core import TyperGroup
 from gencli import files, registry, runs
 from gencli.cli import console
 from gencli.cli.options import Flag, build, chosen_value, flag_of, nested
-from gencli.config import as_dict, settings
+from gencli.config import settings
 from gencli.errors import GencliError
 
 
@@ -192,7 +192,7 @@ def run_command(name: str, values: dict[str, Any]) -> None:
 
     from gencli import device
     from gencli.bundle import Run
-    from gencli.evaluation.generate import Request, generate, labels_for
+    from gencli.evaluation.generate import Request, cost, generate, labels_for, receipt, resolved
 
     found, sampler_name = resolve(name, values.get("checkpoint"), values.get("sampler"))
     run = Run.load(found.path, device.default())
@@ -203,44 +203,29 @@ def run_command(name: str, values: dict[str, Any]) -> None:
     guidance = values["guidance_w"] + 1 if "guidance_w" in values else values.get("guidance")
     if guidance not in (None, 1.0) and not cond:
         raise GencliError(f"guidance {guidance:g} needs a condition, run {run.name} has none", "leave --guidance out")
-    guidance = (run.guidance if cond else 1.0) if guidance is None else guidance
     micro = values.get("batch", 64)
     if micro < 1:
         raise GencliError(f"--batch-size is {micro}", "give 1 or more")
-    trajectory = values["trajectory"]
-    request = Request(seeds, cond, sampler, guidance, micro, values["exact"], trajectory)
-    steps = sampler.evaluations(run.model, run.spec)
-    sampler_id = registry.public_name(type(sampler).__module__.rsplit(".", 1)[-1])
-    folder = _folder(values, run.name, f"{sampler_id}-{steps}-{seeds[0]}")
-    batches = -(-len(seeds) // micro)
-    calls = steps * (2 if cond and guidance not in (0.0, 1.0) else 1) * batches
-    console.say(
-        f"sampler {sampler_id} · checkpoint {run.name} · {steps} steps · {len(seeds)} images · {calls} network evaluations"
-    )
+    request = resolved(run, Request(seeds, cond, sampler, guidance, micro, values["exact"], values["trajectory"]))
+    steps, calls = cost(run, request)
+    each = sampler.evaluations(run.model, run.spec)
+    folder = _folder(values, run.name, f"{sampler.public_name()}-{each}-{seeds[0]}")
+    what = f"sampler {sampler.public_name()} · checkpoint {run.name} · {each} steps"
+    console.say(f"{what} · {len(seeds)} images · {calls} network evaluations")
     began = time.perf_counter()
-    chunks, frames = [], []
-    with console.task("sampling", steps * batches, "steps") as task:
-        for count, progress in enumerate(generate(run, request), 1):
-            task.advance(min(count, task.total))
+    done = []
+    with console.task("sampling", steps, "steps") as task:
+        for progress in generate(run, request):
+            task.advance(progress.step)
             if progress.chunk is not None:
-                chunks.append(progress.chunk)
-                frames.append(progress)
+                done.append(progress)
     seconds = time.perf_counter() - began
-    facts = {
-        "sampler": {"name": sampler_id, **as_dict(sampler.config)},
-        "guidance": guidance,
-        "exact": request.exact,
-        "batch": micro,
-        "device": run.model.device.type,
-        "precision": "fp32",
-        "seconds": round(seconds, 3),
-        "network_evaluations": calls,
-    }
-    write(run, folder, torch.cat(chunks), seeds, cond, facts)
-    if trajectory:
-        _animate(run, folder, frames)
+    made = torch.cat([progress.chunk for progress in done if progress.chunk is not None])
+    write(run, folder, made, seeds, cond, {**receipt(run, request), "seconds": round(seconds, 3)})
+    if values["trajectory"]:
+        _animate(run, folder, done)
     if values["show"]:
-        _show(run, torch.cat(chunks))
+        _show(run, made)
     console.document(run=run.name, images=len(seeds), seconds=round(seconds, 3))
     console.say(f"{len(seeds)} images in {console.clock(seconds)}")
     console.result(folder)
@@ -274,17 +259,8 @@ def write(run: Any, folder: Path, items: Any, seeds: list[int], cond: dict[str, 
         {"file": Path(file).name, "seed": seed, **{key: int(value[i]) for key, value in cond.items()}}
         for i, (file, seed) in enumerate(zip(names, seeds, strict=True))
     ]
-    receipt = {
-        "schema": 1,
-        "gencli": __version__,
-        "run": run.name,
-        "weights": run.weights_hash(),
-        "averaged": run.averaged,
-        "step": run.step,
-        **facts,
-        "items": rows,
-    }
-    files.atomic_write(folder / "samples.json", (json.dumps(receipt, indent=1) + "\n").encode())
+    document = {"schema": 1, "gencli": __version__, **facts, "items": rows}
+    files.atomic_write(folder / "samples.json", (json.dumps(document, indent=1) + "\n").encode())
 
 
 def _animate(run: Any, folder: Path, done: list[Any]) -> None:

@@ -69,9 +69,7 @@ class Data(Component):
     @property
     def name(self) -> str:
         """What the set is called in run names: lower case, letters, digits and hyphens."""
-        from gencli.registry import public_name
-
-        return public_name(type(self).__module__.rsplit(".", 1)[-1])
+        return self.public_name()
 
     @property
     def notes(self) -> list[str]:

@@ -13,19 +13,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gencli import __version__, files, registry
+from gencli import __version__, files
 from gencli.bundle import Run
 from gencli.config import Part, as_dict
 from gencli.core import Likelihood, Rng
 from gencli.data._base import Data
 from gencli.errors import GencliError
-from gencli.evaluation.generate import Request, generate, labels_for
+from gencli.evaluation.generate import Request, generate, labels_for, receipt, resolved
 from gencli.metrics._base import FeatureSet, ModelMetric, SampleMetric, Value
 from gencli.metrics._features import Extractor, reference
 
 DEFAULT_N = 2048
-
-Watch = Callable[[int, int], None]  # network steps done, of total
 
 
 @dataclass(frozen=True)
@@ -75,41 +73,28 @@ def split_metrics(parts: Sequence[Part]) -> tuple[list[tuple[str, SampleMetric]]
     return of_samples, of_models
 
 
-def features_of_run(
-    run: Run, by: Extractor, plan: Plan, watch: Watch | None = None
-) -> tuple[FeatureSet, dict[str, Any]]:
-    """Features of freshly drawn samples, always in exact micro-batches, and the receipt of the drawing."""
+def request_of(run: Run, plan: Plan) -> Request:
+    """The samples that a plan asks of a run: class-balanced, always in exact micro-batches."""
     seeds = range(plan.seed, plan.seed + plan.n)
-    sampler = plan.sampler or run.sampler()
     cond = labels_for(run, seeds, None)
-    guidance = (run.guidance if cond else 1.0) if plan.guidance is None else plan.guidance
-    request = Request(seeds, cond, sampler, guidance, min(plan.batch, plan.n), exact=True)
-    total = sampler.evaluations(run.model, run.spec) * -(-plan.n // request.micro)
+    return resolved(run, Request(seeds, cond, plan.sampler, plan.guidance, min(plan.batch, plan.n), exact=True))
+
+
+def features_of_run(
+    run: Run, by: Extractor, request: Request, watch: Callable[[int], None] | None = None
+) -> tuple[FeatureSet, dict[str, Any]]:
+    """Features of freshly drawn samples, and the receipt of the drawing; `watch` is told the steps that are done."""
 
     def chunks() -> Iterator[Tensor]:
-        for count, progress in enumerate(generate(run, request), 1):
+        for progress in generate(run, request):
             if watch is not None:
-                watch(min(count, total), total)
+                watch(progress.step)
             if progress.chunk is not None:
                 yield progress.chunk
 
     made = by.extract(chunks())
-    name = registry.public_name(type(sampler).__module__.rsplit(".", 1)[-1])
-    receipt = {
-        "run": run.name,
-        "weights": run.weights_hash(),
-        "step": run.step,
-        "averaged": run.averaged,
-        "sampler": {"name": name, **as_dict(sampler.config)},
-        "guidance": guidance,
-        "seeds": f"{plan.seed}-{plan.seed + plan.n - 1}",
-        "labels": "balanced" if request.cond else "none",
-        "batch": request.micro,
-        "exact": True,
-        "precision": "fp32",
-        "device": str(run.model.device),
-    }
-    return made, receipt
+    facts = {"seeds": f"{request.seeds[0]}-{request.seeds[-1]}", "labels": "balanced" if request.cond else "none"}
+    return made, {**receipt(run, request), **facts}
 
 
 def features_of_folder(folder: Path, by: Extractor) -> tuple[FeatureSet, dict[str, Any]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor
 
 from gencli.bundle import Run
+from gencli.config import as_dict
 from gencli.core import Batch, Rng
 from gencli.errors import GencliError
 
@@ -40,12 +42,41 @@ class Request:
     frames: bool = False
 
 
+def resolved(run: Run, request: Request) -> Request:
+    """The request with the run's own sampler and guidance where it names none; without a condition nothing guides."""
+    own = run.guidance if request.cond else 1.0
+    guidance = own if request.guidance is None else request.guidance
+    return dataclasses.replace(request, sampler=request.sampler or run.sampler(), guidance=guidance)
+
+
+def cost(run: Run, request: Request) -> tuple[int, int]:
+    """Steps of a resolved request, and network evaluations, of which guidance takes two a step."""
+    steps = request.sampler.evaluations(run.model, run.spec) * -(-len(request.seeds) // request.micro)
+    return steps, steps * (2 if request.cond and request.guidance not in (0.0, 1.0) else 1)
+
+
+def receipt(run: Run, request: Request) -> dict[str, Any]:
+    """What made the samples of a resolved request."""
+    return {
+        "run": run.name,
+        "weights": run.weights_hash(),
+        "averaged": run.averaged,
+        "step": run.step,
+        "sampler": {"name": request.sampler.public_name(), **as_dict(request.sampler.config)},
+        "guidance": request.guidance,
+        "exact": request.exact,
+        "batch": request.micro,
+        "precision": "fp32",
+        "device": run.model.device.type,
+        "network_evaluations": cost(run, request)[1],
+    }
+
+
 @dataclass(frozen=True)
 class Progress:
-    """Where generation stands: `chunk` holds finished samples, else this is one network step on the way."""
+    """Where generation stands after `step` of its steps; `chunk` holds samples that were just finished."""
 
-    done: int
-    total: int
+    step: int
     chunk: Tensor | None = None
     frames: list[Tensor] = field(default_factory=list)
     info: list[dict[str, Tensor]] = field(default_factory=list)
@@ -70,12 +101,11 @@ def labels_for(run: Run, seeds: Sequence[int], classes: Sequence[int] | None) ->
 
 
 def generate(run: Run, request: Request) -> Iterator[Progress]:
-    """Make the samples, micro-batch by micro-batch; yields after every network step and every finished chunk."""
-    sampler = request.sampler or run.sampler()
-    own = run.guidance if request.cond else 1.0  # without a condition there is nothing to guide by
-    guidance = own if request.guidance is None else request.guidance
-    total = len(request.seeds)
-    for start in range(0, total, request.micro):
+    """Make the samples, micro-batch by micro-batch; yields after every frame and every finished chunk."""
+    request = resolved(run, request)
+    assert request.guidance is not None  # resolved above
+    each = request.sampler.evaluations(run.model, run.spec)
+    for batch, start in enumerate(range(0, len(request.seeds), request.micro)):
         seeds = list(request.seeds[start : start + request.micro])
         cond = {key: value[start : start + len(seeds)] for key, value in request.cond.items()}
         real = len(seeds)
@@ -86,14 +116,15 @@ def generate(run: Run, request: Request) -> Iterator[Progress]:
         kept: list[Tensor] = []
         info: list[dict[str, Tensor]] = []
         rng = Rng.rows(seeds, run.model.device)
-        for frame, picture in run.frames(rng, cond, sampler, guidance, every=request.frames):
+        for frame, picture in run.frames(rng, cond, request.sampler, request.guidance, every=request.frames):
             last = frame.index == frame.total - 1
             if picture is not None and (last or _shown(frame.index, frame.total)):
                 kept.append(picture[:real])
                 info.append({key: value[:real] if value.ndim else value for key, value in frame.info.items()})
-            yield Progress(start, total)
+            yield Progress(batch * each + each * (frame.index + 1) // frame.total)
         assert kept, "a sampler must end in a frame"
-        yield Progress(start + real, total, kept[-1], kept if request.frames else [], info if request.frames else [])
+        frames = (kept, info) if request.frames else ([], [])
+        yield Progress((batch + 1) * each, kept[-1], *frames)
 
 
 def _shown(index: int, total: int) -> bool:

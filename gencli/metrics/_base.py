@@ -126,7 +126,7 @@ class ModelMetric(Component):
     def check(self, run: Run) -> None:
         """Refuse a model without the ability."""
         if not isinstance(run.model, self.needs):
-            metric = type(self).__module__.rsplit(".", 1)[-1].replace("_", "-")
+            metric = self.public_name()
             raise GencliError(
                 f"metric '{metric}' needs a model that offers {self.needs.__name__}, "
                 f"{type(run.model).__name__} does not",

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from gencli import core, registry
+from gencli import core
 from gencli.core import Batch, Losses, Model, Rng, Spec, Turn
 from gencli.errors import GencliError
 from gencli.models._conditions import drop_labels
@@ -43,7 +43,7 @@ class AutoregressiveModel(Model):
 
     def __init__(self, config: Any, spec: Spec) -> None:
         super().__init__(config, spec if self.conditional else dataclasses.replace(spec, cond={}))
-        self.vocab = _vocab(spec, registry.public_name(type(self).__module__.rsplit(".", 1)[-1]))
+        self.vocab = _vocab(spec, self.public_name())
 
     @property
     @abstractmethod
