@@ -258,6 +258,8 @@ def as_dict(config: Any) -> dict[str, Any]:
 
 def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     """`base` with `over` on top, tables merged; a table that names another component replaces the whole table."""
+    if "name" in base and "name" in over and not _same(base["name"], over["name"]):
+        return dict(over)
     made = dict(base)
     for key, value in over.items():
         below = made.get(key)
@@ -265,13 +267,10 @@ def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
             below = {"name": below}
         if isinstance(below, Mapping) and isinstance(value, str):
             value = {"name": value}
-        if isinstance(below, Mapping) and isinstance(value, Mapping):
-            swapped = (
-                "name" in value
-                and "name" in below
-                and registry.public_name(value["name"]) != registry.public_name(below["name"])
-            )
-            made[key] = dict(value) if swapped else merge(below, value)
-        else:
-            made[key] = value
+        nested = isinstance(below, Mapping) and isinstance(value, Mapping)
+        made[key] = merge(below, value) if nested else value  # type: ignore[arg-type]
     return made
+
+
+def _same(a: str, b: str) -> bool:
+    return registry.public_name(a) == registry.public_name(b)

@@ -143,3 +143,11 @@ def test_choosing_needs_a_name_that_exists() -> None:
 def test_hints_of_every_config_resolve() -> None:
     for kind, name in COMPONENTS:
         assert typing.get_type_hints(registry.load(kind, name).Config) is not None
+
+
+def test_another_component_brings_none_of_the_old_ones_settings() -> None:
+    digits = {"name": "digits", "image_size": 8}
+    assert merge(digits, {"name": "toy2d"}) == {"name": "toy2d"}
+    assert merge({"data": digits}, {"data": {"name": "fashion-mnist"}}) == {"data": {"name": "fashion-mnist"}}
+    assert merge(digits, {"name": "digits", "unconditional": True}) == {**digits, "unconditional": True}
+    assert merge({"net": "unet"}, {"net": {"width": 8}}) == {"net": {"name": "unet", "width": 8}}
