@@ -74,11 +74,12 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = ""
 def refuse_changes(old: Mapping[str, Any], new: Mapping[str, Any], name: str) -> list[str]:
     """Refuse what a resumed run may not change; returns a line for each change it may."""
     notes = []
-    for key, a, b in differences(old, new):
+    chosen_first = sorted(differences(old, new), key=lambda row: not row[0].endswith(".name"))
+    for key, a, b in chosen_first:
         if key in ("data.path", "recipe") or key.startswith("sample"):
             continue
         if key.removeprefix("train.") not in RESUMABLE:
-            flag = "--" + key.removeprefix("train.").removeprefix("model.").removeprefix("data.").replace("_", "-")
+            flag = flag_for(key)
             raise GencliError(
                 f"run {name} was made with {flag} {a}, a resumed run cannot change it to {b}",
                 f"leave {flag} out, or leave --resume out to start a new run",
@@ -87,6 +88,12 @@ def refuse_changes(old: Mapping[str, Any], new: Mapping[str, Any], name: str) ->
         if key == "train.steps" and new["train"]["schedule"] != "constant":
             notes.append(f"the {new['train']['schedule']} schedule restarts from here with {b} steps in view")
     return notes
+
+
+def flag_for(key: str) -> str:
+    """The command line's flag for a dotted setting: `data.name` is `--data`, `model.net.width` is `--net.width`."""
+    path = key.removesuffix(".name") if key.endswith(".name") else key.removeprefix("data.")
+    return "--" + path.removeprefix("train.").removeprefix("model.").replace("_", "-")
 
 
 def make_folder(root: Path, name: str) -> Path:

@@ -147,7 +147,7 @@ class Trainer:
     def _take_turn(self, phase: Phase, batches: list[tuple[range, Tensor, Batch]]) -> dict[str, Tensor]:
         optimiser = self.optimiser(phase)
         settings, params = self.settings[phase.name], list(self.params[phase.name].values())
-        torch.manual_seed(mix(self.train.seed, "torch", phase.name, self.step, self.world.rank))
+        self._seed_torch(phase)
         self._toggle(phase)
         if optimiser is not None:
             optimiser.zero_grad(set_to_none=True)
@@ -177,6 +177,10 @@ class Trainer:
         self.model.after_step(self._turn(phase, batches[-1][0]))
         return shown
 
+    def _seed_torch(self, phase: Phase) -> None:
+        """torch's own generators, which only dropout uses."""
+        torch.manual_seed(mix(self.train.seed, "torch", phase.name, self.step, self.world.rank))
+
     def _toggle(self, phase: Phase) -> None:
         if len(self.phases) > 1:
             mine = set(self.params[phase.name])
@@ -191,7 +195,9 @@ class Trainer:
     def _check(self, loss: Tensor, phase: Phase, batch: Batch, chosen: Tensor, rows: range) -> None:
         if torch.isfinite(loss):
             return
-        layer = faults.first_bad_layer(self.model, batch, self._turn(phase, rows))
+        self._seed_torch(phase)  # the same dropout, in the same precision
+        with self.accelerator.autocast():
+            layer = faults.first_bad_layer(self.model, batch, self._turn(phase, rows))
         raise NotFinite(
             {
                 "step": self.step + 1,
