@@ -4,32 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from PIL import Image
-from shell import Shell, copied, empty, runs_in
+from shell import Shell
 from tiny import hashes, table, toml
-
-
-@pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with tiny runs."""
-    return runs_in(tmp_path_factory.mktemp("made"))
-
-
-@pytest.fixture
-def shell(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Iterator[Shell]:
-    """A shell in an empty folder."""
-    with empty(tmp_path, capsys) as made:
-        yield made
-
-
-@pytest.fixture
-def runs(made: Path, shell: Shell, tmp_path: Path) -> Path:
-    """The same shell's folder with copies of the runs."""
-    return copied(made, tmp_path) / "checkpoints"
 
 
 def photos(folder: Path, count: int = 3, size: int = 16) -> Path:

@@ -6,36 +6,16 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
-from shell import Shell, copied, empty, runs_in
+from shell import Shell, copied
 from tiny import table, toml
 
 from gencli import __version__
-
-
-@pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with tiny runs."""
-    return runs_in(tmp_path_factory.mktemp("made"))
-
-
-@pytest.fixture
-def shell(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Iterator[Shell]:
-    """A shell in an empty folder."""
-    with empty(tmp_path, capsys) as made:
-        yield made
-
-
-@pytest.fixture
-def runs(made: Path, shell: Shell, tmp_path: Path) -> Path:
-    """The same shell's folder with copies of the runs."""
-    return copied(made, tmp_path) / "checkpoints"
 
 
 def pixels(folder: Path | str) -> dict[str, np.ndarray]:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from PIL import Image
-from shell import Shell, empty
+from shell import Shell
 
 from gencli.cli import demo
 
@@ -17,13 +16,6 @@ SMALL = (
     ("a prior", "train", ["gated-pixelcnn", "--smoke", "--codec", "codec", "--name", "prior"]),
     ("digits", "sample", ["vqvae", "-n", "4"]),
 )
-
-
-@pytest.fixture
-def shell(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Iterator[Shell]:
-    """A shell in an empty folder."""
-    with empty(tmp_path, capsys) as made:
-        yield made
 
 
 def test_the_demo_ends_with_a_table_and_pictures(shell: Shell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
