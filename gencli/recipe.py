@@ -7,7 +7,6 @@
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -77,8 +76,3 @@ def _read(path: Path) -> dict[str, Any]:
         if key not in TABLES:
             raise GencliError(f"recipe {path} has an unknown table '{key}'", f"it may have {', '.join(TABLES)}")
     return table
-
-
-def describe(table: Mapping[str, Any]) -> str:
-    """`model · data` in one phrase."""
-    return f"{table['model']['name']} · {table.get('data', {}).get('name', 'digits')}"

@@ -96,7 +96,7 @@ def test_a_file_is_a_recipe_and_its_miniature_goes_on_top(tmp_path: Path) -> Non
     path = toml(tmp_path / "mine.toml", {**BASE, "smoke": {"train": {"steps": 2}}})
     assert recipe.load(str(path)) == {**BASE, "recipe": "mine"}
     assert recipe.load(str(path), smoke=True)["train"] == {"steps": 2}
-    assert recipe.summary(path) == "tiny" and recipe.describe(recipe.load(str(path))) == "ddpm · digits"
+    assert recipe.summary(path) == "tiny"
 
 
 def test_a_broken_recipe_is_named_with_what_is_wrong(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import hashlib
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -15,8 +15,6 @@ from torch import Tensor
 from gencli.config import Component
 from gencli.core import Batch, Spec
 from gencli.errors import GencliError
-
-SplitName = Literal["train", "test"]
 
 
 @dataclass
