@@ -151,6 +151,7 @@ def _one(values: dict[str, Any], found: runs.Found, of_samples: Sequence[Any], o
 
     loaded = Run.load(found.path, device.default())
     data = _data(values, found.config["recipe"]["data"])
+    evaluate.check_kinds(of_samples, data)
     plan = _plan(values, data, loaded)
     _warn(plan, data, found)
     results = []
@@ -179,6 +180,7 @@ def _folder(values: dict[str, Any], of_samples: Sequence[Any]) -> list[Any]:
             "--samples needs --data, the reference to compare with", "gencli eval fid --samples DIR --data digits"
         )
     data = _data(values, {"name": "digits"})
+    evaluate.check_kinds(of_samples, data)
     by = _extractor(values, data.kind)
     fake, receipt = evaluate.features_of_folder(Path(values["samples"]), by)
     plan = _plan({**values, "n": len(fake)}, data, None)

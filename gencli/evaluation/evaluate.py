@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gencli import __version__, files
+from gencli import __version__, files, registry
 from gencli.bundle import Run
 from gencli.config import Part, as_dict
 from gencli.core import Likelihood, Rng
@@ -71,6 +71,21 @@ def split_metrics(parts: Sequence[Part]) -> tuple[list[tuple[str, SampleMetric]]
     of_samples = [(name, metric) for name, metric in built if isinstance(metric, SampleMetric)]
     of_models = [(name, metric) for name, metric in built if isinstance(metric, ModelMetric)]
     return of_samples, of_models
+
+
+def check_kinds(metrics: Sequence[tuple[str, SampleMetric]], data: Data) -> None:
+    """Refuse a metric of samples that says nothing about data of this kind, before anything is sampled."""
+    for name, metric in metrics:
+        if data.kind not in metric.kinds:
+            fitting = [
+                other
+                for other in registry.entries("metrics")
+                if data.kind in getattr(registry.load("metrics", other), "kinds", ())
+            ]
+            raise GencliError(
+                f"metric '{name}' measures {' or '.join(metric.kinds)}, data set '{data.name}' is of kind '{data.kind}'",
+                f"use {', '.join(fitting)}",
+            )
 
 
 def request_of(run: Run, plan: Plan) -> Request:

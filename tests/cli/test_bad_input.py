@@ -328,3 +328,7 @@ def test_an_unforeseen_error_is_one_line_with_code_1(shell: Shell, monkeypatch: 
     done = shell("list", "models")
     assert done.code == 1 and done.err.startswith("error: ZeroDivisionError: division by zero\n")
     assert "--debug" in done.err and "Traceback" not in done.err
+
+
+def test_a_metric_of_another_kind_of_data_is_refused_before_sampling(shell: Shell, runs: Path) -> None:
+    shell("eval", "wasserstein", "-c", "ddpm-digits").fails("wasserstein", "points", "digits", "fid")
