@@ -154,8 +154,9 @@ class Run:
             if key in self.spec.cond and key not in given:
                 inner = {k: v for k, v in given.items() if k in source.spec.cond}
                 given[key] = source.sample(rng.at("source", key), inner)["x"]
+        made = sampler.trajectory if every else sampler.frames
         with torch.no_grad():
-            for frame in sampler.frames(self.model, self.spec, len(rng), rng, given, guidance):
+            for frame in made(self.model, self.spec, len(rng), rng, given, guidance):
                 last = frame.index == frame.total - 1
                 yield frame, self.decode({"x": frame.x, **given})["x"].cpu() if every or last else None
 

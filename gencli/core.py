@@ -294,7 +294,10 @@ class TokenDenoiser(Protocol):
 
 @runtime_checkable
 class LatentVariable(Protocol):
-    """A latent drawn from a prior, then decoded without randomness, so that one may edit z."""
+    """A latent drawn from a prior, then decoded without randomness, so that one may edit z.
+
+    Optional: `stages(z, **cond) -> list[Tensor]`, what a person should see on the way from z to x, `decode(z)` last.
+    """
 
     def prior(self, n: int, rng: Rng, **cond: Tensor) -> Any:
         """A latent (tensor or dict of tensors); all randomness is drawn here."""
@@ -308,7 +311,10 @@ class LatentVariable(Protocol):
 
 @runtime_checkable
 class Likelihood(Protocol):
-    """log p(x) in model space, exact or bounded from below."""
+    """log p(x) in model space, exact or bounded from below.
+
+    Optional: `estimate(samples) -> str`, what `log_prob` of that many draws is called (`ELBO`, `IWAE-64`).
+    """
 
     likelihood: Literal["exact", "bound"]
 

@@ -86,10 +86,11 @@ def test_the_frames_are_numbered_and_the_last_is_the_sample(name: str, model: st
     run = run_of(model)
     sampler, cond = sampler_of(run, name), labels_for(run, range(2), None)
     guidance = run.guidance if cond else 1.0
-    frames = list(run.frames(Rng.rows([0, 1]), cond, sampler, guidance, every=True))
-    total = frames[0][0].total
-    assert [frame.index for frame, _ in frames] == list(range(total)) and {f.total for f, _ in frames} == {total}
-    assert torch.equal(frames[-1][1], drawn(run, name, 2))
+    for every in (True, False):
+        frames = list(run.frames(Rng.rows([0, 1]), cond, sampler, guidance, every=every))
+        total = frames[0][0].total
+        assert [frame.index for frame, _ in frames] == list(range(total)) and {f.total for f, _ in frames} == {total}
+        assert torch.equal(frames[-1][1], drawn(run, name, 2))
     assert sampler.evaluations(run.model, run.spec) >= total
 
 

@@ -11,6 +11,10 @@ gives a density in model space, and the codecs' `log_det` makes it one over raw 
 dequantised data bounds the probability. A model that says nothing has `mass = True` exactly if its data are whole numbers
 (a vocabulary and no range).
 
+What a bound is stands in the note: a model says by `estimate(samples)` what its `log_prob` of that many draws is (`ELBO`,
+`IWAE-64`); a density of dequantised data is averaged over `draws` of the noise, `dequantised bound, 4 draws`. The interval is
+over items and holds the noise of the draws.
+
 Codecs that lose information (a learned codec; fewer grey levels than the data's) leave only the likelihood of what
 remains: bits of the codes per dimension of the data. The result is then called `bpd[codes]`, and is no likelihood of the
 data. Whether they do is measured: items are encoded, decoded and compared.
@@ -50,7 +54,8 @@ class Bpd(ModelMetric):
 
     @dataclass(frozen=True)
     class Config:
-        samples: int = opt(1, "draws behind each item's bound, for models that need draws", low=1)
+        samples: int = opt(1, "draws inside each item's bound: importance samples of a VAE (IWAE-k)", low=1)
+        draws: int = opt(1, "draws of the dequantisation noise, averaged, for densities of dequantised data", low=1)
 
     def __call__(self, run: Run, data: Items, rng: Rng, n: int | None = None, batch_size: int = 64) -> Value:
         self.check(run)
@@ -66,6 +71,7 @@ class Bpd(ModelMetric):
             raise GencliError(f"the likelihood of {bad} of {len(each)} items is not finite", "check the run")
         mean, error, interval = mean_with_error(each.numpy())
         model: Any = run.model
+        estimate = self.estimate(model)
         return Value(
             name="bpd[codes]" if lossy else "bpd",
             value=mean,
@@ -74,29 +80,40 @@ class Bpd(ModelMetric):
             unit="bits/dim",
             better="lower",
             kind=kind_of(run.model),
-            note="codes, not data: the codec loses information" if lossy else "",
+            note=". ".join(filter(None, [estimate, "codes, not data: the codec loses information" if lossy else ""])),
             facts={
                 "standard_error": error,
                 "likelihood": model.likelihood,
+                "estimate": estimate,
                 "mass": is_mass(run.model),
                 "lossy": lossy,
                 "samples": self.config.samples,
+                "draws": self.config.draws,
                 "dimensions": raw["x"][0].numel(),
             },
         )
 
+    def estimate(self, model: Any) -> str:
+        """What the numbers are, in words; empty for an exact likelihood."""
+        own = model.estimate(self.config.samples) if hasattr(model, "estimate") else ""
+        draws = f"{self.config.draws} draw" + ("s" if self.config.draws > 1 else "")
+        return f"dequantised bound, {draws}" if _dequantised(model) else own
+
     def bits(self, run: Run, raw: Batch, rng: Rng) -> tuple[Tensor, bool]:
         """Bits per dimension `(N,)` in float64, and whether the codecs keep every item exactly."""
-        with torch.no_grad():
-            batch, volume = encode_with_volume(run, raw, rng.at("encode"))
-            same = torch.equal(_exact(run.decode(batch)["x"], raw["x"]), raw["x"])
-            model: Any = run.model
-            nats = model.log_prob(
-                batch["x"], rng.at("log-prob"), samples=self.config.samples, **conditions(run, batch)
-            ).double()
-        if not is_mass(run.model):
-            nats = nats + volume.to(nats)
-        return -nats.cpu() / (raw["x"][0].numel() * math.log(2)), same
+        draws = self.config.draws if _dequantised(run.model) else 1
+        made = [self._nats(run, raw, rng.at("draw", i) if i else rng) for i in range(draws)]
+        nats = torch.stack([nats for nats, _ in made]).mean(0)
+        return -nats / (raw["x"][0].numel() * math.log(2)), all(same for _, same in made)
+
+    @torch.no_grad()
+    def _nats(self, run: Run, raw: Batch, rng: Rng) -> tuple[Tensor, bool]:
+        batch, volume = encode_with_volume(run, raw, rng.at("encode"))
+        same = torch.equal(_exact(run.decode(batch)["x"], raw["x"]), raw["x"])
+        model: Any = run.model
+        given = conditions(run, batch)
+        nats = model.log_prob(batch["x"], rng.at("log-prob"), samples=self.config.samples, **given).double()
+        return (nats if is_mass(model) else nats + volume.to(nats)).cpu(), same
 
 
 def is_mass(model: Model) -> bool:
@@ -105,10 +122,14 @@ def is_mass(model: Model) -> bool:
     return bool(getattr(model, "mass", x.vocab is not None and x.range is None))
 
 
+def _dequantised(model: Any) -> bool:
+    """Whether a density scores data that lie on a grid."""
+    return not is_mass(model) and model.spec.x.vocab is not None
+
+
 def kind_of(model: Any) -> str:
     """`exact` or `bound`: a density of discrete data scores them by dequantisation, which can only be a bound."""
-    dequantised = not is_mass(model) and model.spec.x.vocab is not None
-    return "bound" if dequantised else str(model.likelihood)
+    return "bound" if _dequantised(model) else str(model.likelihood)
 
 
 def encode_with_volume(run: Run, raw: Batch, rng: Rng) -> tuple[Batch, Tensor]:

@@ -58,6 +58,12 @@ class Sampler(Component):
     def frames(self, model: Model, spec: Spec, n: int, rng: Rng, cond: Batch, guidance: float = 1.0) -> Iterator[Frame]:
         """Frames of `n` samples, one a row of `rng`; conditions are `(n, …)`; guidance 1 = conditional, no second call."""
 
+    def trajectory(
+        self, model: Model, spec: Spec, n: int, rng: Rng, cond: Batch, guidance: float = 1.0
+    ) -> Iterator[Frame]:
+        """Frames to look at, the same samples last; those of `frames` where they show the way already."""
+        return self.frames(model, spec, n, rng, cond, guidance)
+
     def evaluations(self, model: Model, spec: Spec) -> int:
         """Network evaluations that one batch of samples costs, for the estimate shown before sampling."""
         return 1

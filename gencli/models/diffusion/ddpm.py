@@ -87,6 +87,10 @@ class Ddpm(DiffusionModel):
         """
         return -torch.stack(list(self.bound_terms(x, rng, samples, **cond).values())).sum(0)
 
+    def estimate(self, samples: int) -> str:
+        """What `log_prob` of that many draws is."""
+        return f"ELBO, {samples} of {len(self._levels) - 1} middle steps drawn an item" if samples else "ELBO"
+
     def bound_terms(self, x: Tensor, rng: Rng, samples: int = 1, **cond: Tensor) -> dict[str, Tensor]:
         """The three parts of the bound, each `(N,)` nats: `prior` L_T, `steps` Σ L_t, `decoder` L_0."""
         with full_precision(x.device):
