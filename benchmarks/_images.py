@@ -21,9 +21,9 @@ Labelled = tuple[Tensor, Tensor]
 """Images `(N, 1, H, W)` uint8 and labels `(N,)` int64."""
 
 
-def digits(split: str) -> Labelled:
-    """The 16×16 digits, as gencli trains on them."""
-    part = Digits.make().split(split)
+def digits(split: str, side: int = 16) -> Labelled:
+    """The digits, as gencli trains on them."""
+    part = Digits.make({"image_size": side}).split(split)
     return torch.from_numpy(part.x), part.cond["label"]
 
 

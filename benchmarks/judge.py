@@ -2,7 +2,7 @@
 
     python -m benchmarks.judge SAMPLES_DIR --data digits
 
-The judge is no part of training or of gencli's features: for digits a support vector machine (RBF) on raw 16×16 pixels,
+The judge is no part of training or of gencli's features: for digits a support vector machine (RBF) on raw pixels,
 for Fashion-MNIST a small network of another architecture and seed, trained when first needed and kept in the cache.
 
 accuracy      share of samples that the judge classifies as asked
@@ -19,7 +19,8 @@ from __future__ import annotations
 
 import argparse
 import json
-from functools import cache
+from collections.abc import Callable
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -36,8 +37,12 @@ from gencli.home import home
 from gencli.metrics._features import extractor
 from gencli.metrics.precision_recall import distances, precision_recall
 
-Data = Literal["digits", "fashion-mnist"]
-READ = {"digits": digits, "fashion-mnist": fashion}
+Data = Literal["digits", "digits-8x8", "fashion-mnist"]
+READ: dict[Data, Callable[[str], Labelled]] = {
+    "digits": digits,
+    "digits-8x8": partial(digits, side=8),
+    "fashion-mnist": fashion,
+}
 BAR = {"accuracy": 0.75, "recognisable": 0.6, "precision": 0.3, "recall": 0.3, "novelty": 0.9}
 
 LEAST = 0.90  # accuracy on test images, below which a network is no judge
@@ -80,8 +85,8 @@ def scores(images: Tensor, data: Data) -> Tensor:
     side = real(data, "train")[0].shape[-1]
     if images.shape[1:] != (1, side, side):
         raise GencliError(f"the judge of {data} takes images (1, {side}, {side}), these are {tuple(images.shape[1:])}")
-    if data == "digits":
-        return torch.from_numpy(_machine().decision_function(_rows(images)))
+    if data != "fashion-mnist":
+        return torch.from_numpy(_machine(data).decision_function(_rows(images)))
     net = _network()
     with torch.no_grad():
         return torch.cat([net(part.float() / 255) for part in images.split(500)])
@@ -92,10 +97,10 @@ def _rows(images: Tensor) -> np.ndarray:
 
 
 @cache
-def _machine() -> Any:
+def _machine(data: Data) -> Any:
     from sklearn.svm import SVC
 
-    images, labels = real("digits", "train")
+    images, labels = real(data, "train")
     return SVC(kernel="rbf", C=10, gamma="scale").fit(_rows(images), labels.numpy())
 
 
