@@ -3,11 +3,13 @@
 Offers: map
 
 A 3×3 convolution, a residual stack, and `downsamples` 4×4 transposed convolutions of stride 2 with relus between. Two
-downsamples, width 128 and two residual blocks of 32 are the released CIFAR-10 network: 290,307 parameters.
+downsamples, width 128 and two residual blocks of 32 are the released CIFAR-10 network: 290,307 parameters. A vector
+first becomes a grid of `width` feature maps by a linear layer and a relu.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
@@ -21,7 +23,7 @@ from gencli.networks._conv import ResidualStack, check_image, widths
 
 
 class ConvDecoder(nn.Module, Component):
-    """`(N, D, h, w)` to `(N, *out.shape)`, out's sides `stride` times larger."""
+    """`(N, D, h, w)`, or `(N, D)`, to `(N, *out.shape)`, out's sides `stride` times larger."""
 
     role: ClassVar[str] = "map"
 
@@ -37,12 +39,19 @@ class ConvDecoder(nn.Module, Component):
         self.config = config
         self.stride = 1 << config.downsamples
         check_image("conv-decoder", out, self.stride)
-        if tuple(out.shape[1:]) != tuple(side * self.stride for side in x.shape[1:]):
+        grid = [side // self.stride for side in out.shape[1:]]
+        if len(x.shape) != 1 and [*x.shape[1:]] != grid:
             raise GencliError(
                 f"conv-decoder with downsamples {config.downsamples} cannot make {out.shape} from {x.shape}",
                 "give encoder and decoder the same downsamples",
             )
-        layers: list[nn.Module] = [nn.Conv2d(x.shape[0], config.width, 3, padding=1)]
+        here = x.shape[0]
+        self.lift: nn.Module = nn.Identity()
+        if len(x.shape) == 1:
+            linear = nn.Linear(x.size, config.width * math.prod(grid))
+            self.lift = nn.Sequential(linear, nn.Unflatten(1, (config.width, *grid)), nn.ReLU())
+            here = config.width
+        layers: list[nn.Module] = [nn.Conv2d(here, config.width, 3, padding=1)]
         layers.append(ResidualStack(config.width, config.residual_width, config.residual_blocks))
         here = config.width
         for width in [*reversed(widths(config.width, config.downsamples)[:-1]), out.shape[0]]:
@@ -51,4 +60,4 @@ class ConvDecoder(nn.Module, Component):
         self.body = nn.Sequential(*layers[:-1])
 
     def forward(self, x: Tensor, **cond: Tensor) -> Tensor:
-        return self.body(x)
+        return self.body(self.lift(x))

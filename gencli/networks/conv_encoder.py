@@ -4,11 +4,13 @@ Offers: map
 
 `downsamples` 4×4 convolutions of stride 2 (half the width, then the width), a 3×3 convolution, a residual stack, and a
 1×1 projection to the channels that the model asks for. Two downsamples, width 128 and two residual blocks of 32 are the
-released CIFAR-10 network: 364,160 parameters and 8,256 in the projection to 64.
+released CIFAR-10 network: 364,160 parameters and 8,256 in the projection to 64. A model that asks for a vector gets a linear
+layer over all places instead of the projection.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
@@ -22,7 +24,7 @@ from gencli.networks._conv import ResidualStack, check_image, widths
 
 
 class ConvEncoder(nn.Module, Component):
-    """`(N, C, H, W)` to `(N, *out.shape)`, out's sides `stride` times smaller."""
+    """`(N, C, H, W)` to `(N, *out.shape)`: a grid with sides `stride` times smaller, or a vector."""
 
     role: ClassVar[str] = "map"
 
@@ -38,7 +40,8 @@ class ConvEncoder(nn.Module, Component):
         self.config = config
         self.stride = self.factor(config)
         check_image("conv-encoder", x, self.stride)
-        if tuple(out.shape[1:]) != tuple(side // self.stride for side in x.shape[1:]):
+        sides = tuple(side // self.stride for side in x.shape[1:])
+        if len(out.shape) != 1 and tuple(out.shape[1:]) != sides:
             raise GencliError(
                 f"conv-encoder with downsamples {config.downsamples} cannot make {out.shape} from {x.shape}",
                 "change downsamples",
@@ -50,7 +53,11 @@ class ConvEncoder(nn.Module, Component):
             here = width
         layers += [nn.Conv2d(here, config.width, 3, padding=1), nn.ReLU()]
         self.body = nn.Sequential(*layers, ResidualStack(config.width, config.residual_width, config.residual_blocks))
-        self.project = nn.Conv2d(config.width, out.shape[0], 1)
+        self.project: nn.Module
+        if len(out.shape) == 1:
+            self.project = nn.Sequential(nn.Flatten(), nn.Linear(config.width * math.prod(sides), out.shape[0]))
+        else:
+            self.project = nn.Conv2d(config.width, out.shape[0], 1)
 
     @staticmethod
     def factor(config: Config) -> int:

@@ -43,3 +43,10 @@ def test_log_det_makes_a_density_over_bins_a_probability_of_bytes(span):
     density = -math.log(high - low) * 256  # uniform in model space, per item
     bits = -(density + made.log_det({"x": torch.zeros(1, 1, 1, 256)})) / math.log(2) / 256
     assert bits.item() == pytest.approx(math.log2(255), abs=1e-9)
+
+
+def test_points_pass_as_they_are():
+    made, data = Pixels.make(), Spec(Field("points", (2,)))
+    batch = {"x": torch.randn(5, 2, generator=torch.Generator().manual_seed(0))}
+    assert made.spec(data) == data and made.log_det(batch).tolist() == [0] * 5
+    assert torch.equal(made.encode(batch)["x"], batch["x"]) and torch.equal(made.decode(batch)["x"], batch["x"])

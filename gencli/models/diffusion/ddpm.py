@@ -20,7 +20,6 @@ Errors: prediction eps with an end without signal; a shift for data that are no 
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -32,6 +31,7 @@ from gencli.core import Rng, Spec, full_precision
 from gencli.errors import GencliError
 from gencli.models.diffusion._family import FORMULATIONS, DiffusionModel
 from gencli.models.diffusion._schedules import SCHEDULES, ScheduleName, shifted, sigmas, zero_terminal
+from gencli.nn.discretised import discretised_gaussian
 
 
 class Ddpm(DiffusionModel):
@@ -156,16 +156,6 @@ def reverse_variances(t: Tensor, s: Tensor) -> tuple[Tensor, Tensor]:
     """β̃ and β of the step from σ = t to s on any chain, in the coordinates x_0 + σ n."""
     fall = t**2 - s**2
     return s**2 * fall / t**2, (1 + s**2) * fall / (1 + t**2)
-
-
-def discretised_gaussian(x: Tensor, mean: Tensor, spread: Tensor, span: tuple[float, float], width: float) -> Tensor:
-    """log P of the grid value x: the Gaussian's mass within half a bin, the outermost bins reaching to infinity."""
-    half = width / 2
-    low = torch.where(x - half <= span[0], -math.inf, (x - half - mean) / spread)
-    high = torch.where(x + half >= span[1], math.inf, (x + half - mean) / spread)
-    low, high = torch.where(low > 0, -high, low), torch.where(low > 0, -low, high)  # the lower tail keeps its digits
-    below, above = torch.special.log_ndtr(low), torch.special.log_ndtr(high)
-    return above + torch.log(-torch.expm1(below - above))
 
 
 def _prior(x: Tensor, sigma: Tensor) -> Tensor:

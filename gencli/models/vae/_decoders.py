@@ -1,0 +1,134 @@
+"""Decoder distributions: what p(x|z) is, given the numbers that the decoder network makes of z.
+
+    bernoulli   P(x = high) = sigmoid(l): data of two values
+    gaussian    N(m, s²): a density of data without a grid, the mass of a bin of data on one
+    logistic    the mass of a bin under a logistic distribution of location m and scale s
+
+Data on a grid are `Field`s with a vocabulary and a range, as the codec `pixels` makes. s is fixed by the setting `scale`, or
+made by the network beside m, one for each number, and then at least e⁻⁷ (in model space).
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from torch.distributions import Normal
+from torch.nn import functional as F
+
+from gencli.core import Field
+from gencli.errors import GencliError
+from gencli.nn.discretised import discretised_gaussian, discretised_logistic
+
+LEAST_LOG_SCALE = -7.0
+
+DecoderName = Literal["bernoulli", "gaussian", "logistic"]
+
+
+class Decoder(ABC):
+    """A distribution over x with independent numbers, given the network's output `(N, *out.shape)`."""
+
+    def __init__(self, x: Field, scale: float) -> None:
+        self.x, self.scale = x, scale
+        self.low, self.high = x.range or (0.0, 1.0)
+        self.grid = x.vocab is not None and x.range is not None
+
+    @property
+    def out(self) -> Field:
+        """What the network has to make."""
+        return self.x
+
+    @property
+    def mass(self) -> bool:
+        """Whether `log_prob` is about probabilities of values rather than a density."""
+        return True
+
+    @abstractmethod
+    def log_prob(self, made: Tensor, x: Tensor) -> Tensor:
+        """log p(x|z) `(N,)` in nats, the sum over an item's numbers."""
+
+    @abstractmethod
+    def mean(self, made: Tensor) -> Tensor:
+        """x that a person is shown: the mean, or the location of a distribution that is cut off, inside the data's range."""
+
+
+class Bernoulli(Decoder):
+    def __init__(self, x: Field, scale: float) -> None:
+        super().__init__(x, scale)
+        if x.vocab != 2:
+            raise GencliError(
+                f"a bernoulli decoder needs data of two values, got {x.kind} {_values(x)}",
+                "use the codec binarise, as the recipe vae-mnist does, or another --likelihood",
+            )
+
+    def log_prob(self, made: Tensor, x: Tensor) -> Tensor:
+        bits = (x - self.low) / (self.high - self.low)
+        return -F.binary_cross_entropy_with_logits(made, bits, reduction="none").flatten(1).sum(1)
+
+    def mean(self, made: Tensor) -> Tensor:
+        return self.low + (self.high - self.low) * made.sigmoid()
+
+
+class _Located(Decoder):
+    """A location and a scale for each number."""
+
+    @property
+    def out(self) -> Field:
+        if self.scale:
+            return self.x
+        return Field(self.x.kind, (2 * self.x.shape[0], *self.x.shape[1:]))
+
+    def split(self, made: Tensor) -> tuple[Tensor, Tensor]:
+        """Location and scale, each `(N, *x.shape)`."""
+        if self.scale:
+            return made, torch.full_like(made, self.scale)
+        location, log_scale = made.chunk(2, 1)
+        return location, log_scale.clamp(min=LEAST_LOG_SCALE).exp()
+
+    def mean(self, made: Tensor) -> Tensor:
+        location = self.split(made)[0]
+        return location if self.x.range is None else location.clamp(*self.x.range)
+
+    @property
+    def width(self) -> float:
+        """Between neighbouring values of the grid."""
+        return (self.high - self.low) / ((self.x.vocab or 0) - 1)
+
+
+class Gaussian(_Located):
+    @property
+    def mass(self) -> bool:
+        return self.grid
+
+    def log_prob(self, made: Tensor, x: Tensor) -> Tensor:
+        mean, spread = self.split(made)
+        if self.grid:
+            each = discretised_gaussian(x, mean, spread, (self.low, self.high), self.width)
+        else:
+            each = Normal(mean, spread).log_prob(x)
+        return each.flatten(1).sum(1)
+
+
+class Logistic(_Located):
+    def __init__(self, x: Field, scale: float) -> None:
+        super().__init__(x, scale)
+        if not self.grid:
+            raise GencliError(
+                f"a logistic decoder needs values on a grid, got {x.kind} {_values(x)}",
+                "use `--likelihood gaussian`, or the pixels codec with images",
+            )
+
+    def log_prob(self, made: Tensor, x: Tensor) -> Tensor:
+        location, scale = self.split(made)
+        each = discretised_logistic(x, location, scale, (self.low, self.high), self.width)
+        return each.flatten(1).sum(1)
+
+
+DECODERS: dict[str, Any] = {"bernoulli": Bernoulli, "gaussian": Gaussian, "logistic": Logistic}
+
+
+def _values(x: Field) -> str:
+    count = f"of {x.vocab} values" if x.vocab else "without a number of values"
+    return count if x.range else f"{count} and without a range"

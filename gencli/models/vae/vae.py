@@ -1,0 +1,28 @@
+"""Auto-Encoding Variational Bayes (Kingma & Welling, 2013). arXiv:1312.6114
+
+Offers: sample, bound, encode, reconstruct
+
+    loss = E_q(z|x)[−log p(x|z)] + KL(q(z|x) ‖ N(0, I)),   q(z|x) = N(μ(x), diag σ²(x)),   z = μ(x) + σ(x) ε
+
+in nats, summed over an item's numbers, with one draw of ε an item and the KL divergence in closed form. The encoder makes μ
+and log σ², the decoder the parameters of p(x|z): `bernoulli` and `gaussian` are the paper's, `logistic` that of Kingma et
+al. (arXiv:1606.04934). A sample is the mean of p(x|z) at a z from N(0, I), as in the paper's figures, without the noise of
+p(x|z). Latents are flat, `(N, dim)`.
+
+Bound: `log_prob(x, rng, 1)` is the ELBO, with k > 1 draws the importance-weighted bound of Burda et al. (arXiv:1509.00519).
+It is one of probabilities (`mass`) for data on a grid: a gaussian decoder is then integrated over the grid's bins too, and is
+a density only where data have no grid.
+
+Paper: 500 tanh units in one hidden layer of encoder and decoder, Adagrad, 100 images a step, bernoulli decoders for MNIST.
+Ours: networks of any role `map`, Adam, images made binary by chance at every step, scales for every number.
+
+Raises GencliError for a bernoulli decoder of data that have not two values, and a logistic one of data without a grid.
+"""
+
+from __future__ import annotations
+
+from gencli.models.vae._family import GaussianVAE
+
+
+class VAE(GaussianVAE):
+    """One Gaussian latent between an encoder and a decoder."""
