@@ -1,0 +1,1 @@
+"""Normalising flows: invertible maps from data to noise, with exact densities."""
