@@ -20,21 +20,19 @@ _DASHES = ("-", "--", "-.", ":")  # so that a curve is known without its colour
 _MARKED = 40  # up to so many rows every one gets a dot, so that a single step can be seen
 
 
-def save_curve(
-    path: str | Path, rows: Sequence[Mapping[str, Any]], keys: Sequence[str] = ("loss",), title: str = ""
-) -> Path:
+def save_curve(path: str | Path, rows: Sequence[Mapping[str, Any]], keys: Sequence[str] = (), title: str = "") -> Path:
     """Write a PNG of some columns against `step`: each row thin, a running mean thick.
 
     Args:
         path: a `.png`.
         rows: as in metrics.jsonl, each with `step`; a row may lack a key.
-        keys: columns to draw; those that no row has are left out.
+        keys: columns to draw; those that no row has are left out. None given = the loss of every phase.
         title: above the picture.
     """
     return atomic_write(path, curve(rows, keys, title))
 
 
-def curve(rows: Sequence[Mapping[str, Any]], keys: Sequence[str] = ("loss",), title: str = "") -> bytes:
+def curve(rows: Sequence[Mapping[str, Any]], keys: Sequence[str] = (), title: str = "") -> bytes:
     """The PNG of `save_curve`."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -42,6 +40,7 @@ def curve(rows: Sequence[Mapping[str, Any]], keys: Sequence[str] = ("loss",), ti
 
     figure = Figure(figsize=(7, 3.6), dpi=100, facecolor="white", layout="constrained")
     axes = figure.add_subplot()
+    keys = keys or sorted({key for row in rows for key in row if key.rpartition("/")[2] == "loss"})
     drawn = [_line(axes, rows, key, number) for number, key in enumerate(keys)]
     low = [values.min() for values in drawn if len(values)]
     high = [values.max() for values in drawn if len(values)]
