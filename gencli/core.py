@@ -7,17 +7,21 @@ through `codecs.decode`. A sampler needs only one of four interfaces: `Denoiser`
 
 from __future__ import annotations
 
+import atexit
 import contextlib
+import datetime
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
+from typing import Any, ClassVar, Literal, Protocol, TypeVar, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 
 from gencli.config import Component
+from gencli.errors import GencliError
+from gencli.launch import World
 
 Batch = dict[str, Tensor]
 """`x` is the data in model space, `(N, *spec.x.shape)`; the other keys are conditions (`label`, `text`, `image`, `mask`)."""
@@ -185,7 +189,7 @@ class Model(nn.Module, Component, ABC):
     ] = ()  # state-dict prefixes kept in train/: not averaged, not in model.safetensors
     compilable: ClassVar[tuple[str, ...]] = ("net",)  # children compiled in place; never the loss
     shardable: ClassVar[tuple[str, ...]] = ("net",)
-    couples: ClassVar[bool] = False  # a sample's loss depends on its batch-mates (batch norm, optimal-transport pairs)
+    couples: bool = False  # a sample's loss depends on its batch-mates (batch norm, optimal-transport pairs)
 
     def __init__(self, config: Any, spec: Spec) -> None:
         nn.Module.__init__(self)
@@ -217,7 +221,11 @@ class Model(nn.Module, Component, ABC):
         """
 
     def after_step(self, turn: Turn) -> None:
-        """After the optimisers: averaged codebooks, target networks, weight clipping; runs on every process."""
+        """After the optimisers: averaged codebooks, target networks, weight clipping.
+
+        Runs on every process, with the same `turn`: its randomness has the rows of the global batch. What a process
+        gathered from its own rows is summed with `all_reduce` here.
+        """
 
     @property
     def device(self) -> torch.device:
@@ -373,31 +381,98 @@ class Codec(Protocol):
 # --------------------------------------------------------------------------------------------------- processes, precision
 
 
-@dataclass(frozen=True)
-class World:
-    """This process among all."""
+T = TypeVar("T")
+PATIENCE = datetime.timedelta(days=1)  # with a process that prepares data or draws; the end of one is noticed at once
 
-    rank: int = 0
-    size: int = 1
 
-    @property
-    def main(self) -> bool:
-        """Whether this process speaks and writes."""
-        return self.rank == 0
+def join(cpu: bool) -> None:
+    """Meet the other processes that a launcher started."""
+    from accelerate import PartialState
+
+    both = {} if cpu else {"backend": "cpu:gloo,cuda:nccl"}
+    PartialState(cpu=cpu, timeout=PATIENCE, **both)
+    atexit.register(torch.distributed.destroy_process_group)
 
 
 def world() -> World:
-    """The processes of this run; one without a launcher."""
+    """The processes that work together on this; one without a launcher."""
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         return World(torch.distributed.get_rank(), torch.distributed.get_world_size())
     return World()
 
 
+@contextlib.contextmanager
+def _together() -> Iterator[None]:
+    """A process that ends closes its connections, which fails here at once in all others: they end too, one of them speaks."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not world().main:
+            raise SystemExit(1) from error
+        why = str(error).partition("\n")[0]
+        raise GencliError(
+            f"another process of this command ended: {why}", "what it said is above; saved states are untouched", code=1
+        ) from error
+
+
 def all_reduce(x: Tensor) -> Tensor:
-    """The sum over processes, in place."""
+    """The sum over processes, in place. Every process must call it, so never from a loss: only from `after_step`."""
     if world().size > 1:
-        torch.distributed.all_reduce(x)
+        with _together():
+            torch.distributed.all_reduce(x)
     return x
+
+
+def greatest(value: int) -> int:
+    """The greatest of the processes' numbers."""
+    if world().size == 1:
+        return value
+    held = torch.tensor(value)
+    with _together():
+        torch.distributed.all_reduce(held, torch.distributed.ReduceOp.MAX)
+    return int(held)
+
+
+def broadcast(value: T) -> T:
+    """The main process's value, on every process."""
+    if world().size == 1:
+        return value
+    held = [value]
+    with _together():
+        torch.distributed.broadcast_object_list(held)
+    return held[0]
+
+
+@torch.no_grad()
+def share(tensors: Iterable[Tensor]) -> None:
+    """Make every process's tensors those of the main process."""
+    if world().size > 1:
+        for tensor in tensors:
+            held = tensor.contiguous()
+            with _together():
+                torch.distributed.broadcast(held, 0)
+            tensor.copy_(held)
+
+
+def gather(value: T) -> list[T]:
+    """The values of all processes in order, on the main process; nothing on the others."""
+    here = world()
+    if here.size == 1:
+        return [value]
+    held: list[Any] = [None] * here.size if here.main else []
+    with _together():
+        torch.distributed.gather_object(value, held if here.main else None)
+    return held
+
+
+@contextlib.contextmanager
+def main_first() -> Iterator[None]:
+    """The main process does the block before the others: it fills a cache that they find."""
+    if not world().main:
+        broadcast(None)
+    yield
+    if world().main:
+        broadcast(None)
 
 
 def full_precision(device: torch.device | str = "cpu") -> contextlib.AbstractContextManager[Any]:

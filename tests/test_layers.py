@@ -11,7 +11,7 @@ PACKAGE = Path(__file__).parents[1] / "gencli"
 
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("errors",),
-    ("registry", "config", "core", "device", "files", "home", "recipe"),
+    ("plugins", "registry", "config", "core", "device", "files", "home", "launch", "recipe"),
     ("bundle", "runs"),
     ("nn",),
     ("networks",),

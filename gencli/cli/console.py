@@ -104,6 +104,17 @@ def fail(error: GencliError) -> None:
         _write(sys.stderr, f"hint: {error.hint}")
 
 
+def agreed(question: str, yes: bool) -> bool:
+    """Whether the person agrees; where no terminal can be asked on, only `--yes` says so."""
+    if yes:
+        return True
+    if state.json or not (sys.stdin.isatty() and is_terminal()):
+        raise GencliError(f"there is no terminal to ask on: {question}", "add --yes")
+    sys.stderr.write(f"{question}? [y/N] ")
+    sys.stderr.flush()
+    return sys.stdin.readline().strip().lower() in ("y", "yes")
+
+
 def table(rows: Sequence[Sequence[Any]], header: Sequence[str]) -> None:
     """A table for a terminal, untruncated tab-separated values for a pipe."""
     if state.json or state.quiet:

@@ -63,24 +63,27 @@ def run(values: dict[str, Any]) -> None:
     names = [registry.entry("metrics", name).name for name in values.get("metrics", [])]
     if not names:
         raise GencliError("`gencli eval` needs a metric", f"one or more of {', '.join(registry.entries('metrics'))}")
+    from gencli.core import world
     from gencli.evaluation import evaluate
 
     given = nested({key: value for key, value in values.items() if key.split(".")[0] in names and "." in key})
     parts = [choose("metrics", {"name": name, **given.get(name, {})}) for name in dict.fromkeys(names)]
     of_samples, of_models = evaluate.split_metrics(parts)
+    here = world()
     if "samples" in values:
         if of_models:
             raise GencliError(
                 f"metric '{of_models[0][0]}' measures a model, --samples gives images only", "name a run with -c"
             )
-        results = _folder(values, of_samples)
-        _print(results)
+        if here.main:
+            _print(_folder(values, of_samples))
         return
     every = []
     for found in _targets(values, of_samples, of_models):
         results = _one(values, found, of_samples, of_models)
         every += results
-    _print(every)
+    if here.main:
+        _print(every)
 
 
 def _targets(values: dict[str, Any], of_samples: Sequence[Any], of_models: Sequence[Any]) -> list[runs.Found]:
@@ -88,9 +91,7 @@ def _targets(values: dict[str, Any], of_samples: Sequence[Any], of_models: Seque
         return [runs.named(name) for name in values["checkpoint"]]
     needs = [metric.needs for _, metric in of_models]
     found = runs.newest(
-        lambda r: (
-            r.model in registry.entries("models") and _fits(registry.load("models", r.model), bool(of_samples), needs)
-        )
+        lambda r: (model := registry.attempt("models", r.model)) is not None and _fits(model, bool(of_samples), needs)
     )
     if found is None:
         raise GencliError(
@@ -101,7 +102,7 @@ def _targets(values: dict[str, Any], of_samples: Sequence[Any], of_models: Seque
 
 
 def _fits(model: Any, sampled: bool, needs: Sequence[Any]) -> bool:
-    samplers = [registry.load("samplers", name) for name in registry.entries("samplers")]
+    samplers = [s for name in registry.entries("samplers") if (s := registry.attempt("samplers", name)) is not None]
     wanted = [[n for n, v in vars(need).items() if callable(v) and not n.startswith("_")] for need in needs]
     return (not sampled or any(s.fits(model) for s in samplers)) and all(
         hasattr(model, n) for names in wanted for n in names
@@ -146,15 +147,21 @@ def _plan(values: dict[str, Any], data: Any, loaded: Any) -> Any:
 def _one(values: dict[str, Any], found: runs.Found, of_samples: Sequence[Any], of_models: Sequence[Any]) -> list[Any]:
     from gencli import device
     from gencli.bundle import Run
+    from gencli.core import main_first, world
     from gencli.evaluation import evaluate
     from gencli.evaluation.generate import cost
 
     loaded = Run.load(found.path, device.default())
-    data = _data(values, found.config["recipe"]["data"])
+    with main_first():
+        data = _data(values, found.config["recipe"]["data"])
     evaluate.check_kinds(of_samples, data)
     plan = _plan(values, data, loaded)
     _warn(plan, data, found)
-    results = []
+    results: list[Any] = []
+    if not world().main:
+        if of_samples:
+            evaluate.assist(loaded, evaluate.request_of(loaded, plan))
+        return results
     if of_samples:
         by = _extractor(values, data.kind)
         request = evaluate.request_of(loaded, plan)

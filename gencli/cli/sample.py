@@ -57,9 +57,7 @@ def resolve(name: str, checkpoint: str | None, sampler: str | None) -> tuple[run
         if checkpoint:
             return runs.named(checkpoint), key
         fits = registry.load("samplers", key).fits
-        found = runs.newest(
-            lambda run: run.model in registry.entries("models") and fits(registry.load("models", run.model))
-        )
+        found = runs.newest(lambda run: (model := registry.attempt("models", run.model)) is not None and fits(model))
         if found is None:
             raise GencliError(
                 f"no checkpoint yet that sampler {key} can use; looked in {runs.places()}",
@@ -192,7 +190,8 @@ def run_command(name: str, values: dict[str, Any]) -> None:
 
     from gencli import device
     from gencli.bundle import Run
-    from gencli.evaluation.generate import Request, cost, generate, labels_for, receipt, resolved
+    from gencli.core import world
+    from gencli.evaluation.generate import Request, cost, divided, generate, labels_for, receipt, resolved
 
     found, sampler_name = resolve(name, values.get("checkpoint"), values.get("sampler"))
     run = Run.load(found.path, device.default())
@@ -206,7 +205,13 @@ def run_command(name: str, values: dict[str, Any]) -> None:
     micro = values.get("batch", 64)
     if micro < 1:
         raise GencliError(f"--batch-size is {micro}", "give 1 or more")
-    request = resolved(run, Request(seeds, cond, sampler, guidance, micro, values["exact"], values["trajectory"]))
+    here = world()
+    asked = resolved(run, Request(seeds, cond, sampler, guidance, micro, values["exact"], values["trajectory"]))
+    request = divided(asked, here.size)
+    if not here.main:
+        for _ in generate(run, request, here):
+            pass
+        return
     steps, calls = cost(run, request)
     each = sampler.evaluations(run.model, run.spec)
     folder = _folder(values, run.name, f"{sampler.public_name()}-{each}-{seeds[0]}")
@@ -215,7 +220,7 @@ def run_command(name: str, values: dict[str, Any]) -> None:
     began = time.perf_counter()
     done = []
     with console.task("sampling", steps, "steps") as task:
-        for progress in generate(run, request):
+        for progress in generate(run, request, here):
             task.advance(progress.step)
             if progress.chunk is not None:
                 done.append(progress)

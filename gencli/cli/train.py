@@ -15,7 +15,7 @@ from typer.core import TyperGroup
 
 from gencli import home, registry, runs
 from gencli import recipe as recipes
-from gencli.cli import console
+from gencli.cli import console, plan
 from gencli.cli.options import Flag, build, chosen_value, flag_of, nested
 from gencli.config import merge, settings
 from gencli.errors import GencliError
@@ -32,6 +32,7 @@ COMMON = (
     "save_every",
     "sample_every",
     "keep",
+    "track",
 )
 
 
@@ -151,16 +152,25 @@ _RUN = [
     Flag("name", ("--name",), str, "the run's name", "Run", shown="MODEL-DATA"),
     Flag("out", ("--out",), str, "the folder in which the run's folder is made", "Run", shown="checkpoints"),
     Flag("smoke", ("--smoke",), bool, "the recipe in miniature, to see that everything works", "Run", default=False),
+    Flag(
+        "plan",
+        ("--plan",),
+        bool,
+        "show the time, memory and disk it would take, and do not train",
+        "Run",
+        default=False,
+    ),
 ]
 
 
 def run(name: str, values: dict[str, Any]) -> None:
     """Train with the flags that were given."""
+    from gencli.core import main_first
     from gencli.data import open_table
     from gencli.training.session import Session, refuse_changes, resolve
 
     own: dict[str, Any] = {
-        key: values.pop(key) for key in ("data", "codec", "resume", "name", "out", "smoke") if key in values
+        key: values.pop(key) for key in ("data", "codec", "resume", "name", "out", "smoke", "plan") if key in values
     }
     given = {key: nested(_under(key, values)) for key in ("model", "data", "train")}
     old = _to_resume(name, own["resume"]) if "resume" in own else None
@@ -169,11 +179,13 @@ def run(name: str, values: dict[str, Any]) -> None:
         base["data"] = merge(base["data"], _data_table(own["data"]))
     table = resolve(merge(base, {key: value for key, value in given.items() if value}))
     data = open_table(table["data"])
+    changes = refuse_changes(resolve(old.config["recipe"]), table, old.name) if old else []
+    root = Path(own.get("out", "checkpoints"))
+    if own.get("plan"):
+        return plan.show(table, data, root, _codec_of(old) if old else codec_run, old.config["step"] if old else 0)
     with console.hook() as data.progress:
-        notes = list(data.notes)
-        if old is not None:
-            notes += refuse_changes(old.config["recipe"], table, old.name)
-        root = Path(own.get("out", "checkpoints"))
+        with main_first():
+            notes = [*data.notes, *changes]
         session = Session(table, data, root, own.get("name"), codec_run, old.path if old else None)
     _watch(session, notes, name)
 
@@ -194,6 +206,14 @@ def _fresh(name: str, own: dict[str, Any]) -> tuple[dict[str, Any], Any]:
     base["data"] = codec_run.config["recipe"]["data"]
     base.pop("codecs", None)
     return base, codec_run
+
+
+def _codec_of(run: runs.Found) -> Any:
+    """The codec inside a run's folder, or None."""
+    from gencli.bundle import Run
+
+    nested = run.path / "codec"
+    return Run.load(nested) if nested.is_dir() else None
 
 
 def _registered(data: str | None) -> str | None:
@@ -251,10 +271,12 @@ def _signals(session: Any) -> Iterator[None]:
 
 def _watch(session: Any, notes: list[str], name: str) -> None:
     from gencli import device
+    from gencli.core import world
 
-    total, train = session.train.steps, session.train
+    here, total, train = world(), session.train.steps, session.train
     label = f"{session.folder} · {session.recipe['recipe']} · {session.config['parameters']:,} parameters"
-    console.say(f"run {label} · {session.data.name} · batch {train.batch_size} · {total} steps")
+    several = f" · {here.size} processes" if here.size > 1 else ""
+    console.say(f"run {label} · {session.data.name} · batch {train.batch_size} · {total} steps{several}")
     for note in filter(None, [device.unused_gpu(), *notes]):
         console.say(note)
     with _signals(session), console.task("training", total, "steps") as task:
@@ -269,7 +291,10 @@ def _watch(session: Any, notes: list[str], name: str) -> None:
             elif event.kind == "saved":
                 images = train.batch_size * task.rate()
                 console.say(f"saved at step {event.step} · {images:.0f} items/s · {task.line()}")
-    _finish(session, event.step, name)
+    if here.main:
+        _finish(session, event.step, name)
+    if session.stop is not None:
+        raise typer.Exit(128 + session.stop)
 
 
 def _finish(session: Any, step: int, name: str) -> None:
@@ -280,8 +305,8 @@ def _finish(session: Any, step: int, name: str) -> None:
     console.result(session.folder)
     if session.stop is not None:
         console.say(f"stopped at step {step}; continue with: gencli train {name} --resume {_called(session.folder)}")
-        raise typer.Exit(128 + session.stop)
-    console.following(_next(session))
+    else:
+        console.following(_next(session))
 
 
 def _next(session: Any) -> str:

@@ -16,7 +16,7 @@ from torch import Tensor
 from gencli import __version__, files, registry
 from gencli.bundle import Run
 from gencli.config import Part, as_dict
-from gencli.core import Likelihood, Rng
+from gencli.core import Likelihood, Rng, world
 from gencli.data._base import Data
 from gencli.errors import GencliError
 from gencli.evaluation.generate import Request, generate, labels_for, receipt, resolved
@@ -80,7 +80,7 @@ def check_kinds(metrics: Sequence[tuple[str, SampleMetric]], data: Data) -> None
             fitting = [
                 other
                 for other in registry.entries("metrics")
-                if data.kind in getattr(registry.load("metrics", other), "kinds", ())
+                if data.kind in getattr(registry.attempt("metrics", other), "kinds", ())
             ]
             raise GencliError(
                 f"metric '{name}' measures {' or '.join(metric.kinds)}, data set '{data.name}' is of kind '{data.kind}'",
@@ -98,10 +98,13 @@ def request_of(run: Run, plan: Plan) -> Request:
 def features_of_run(
     run: Run, by: Extractor, request: Request, watch: Callable[[int], None] | None = None
 ) -> tuple[FeatureSet, dict[str, Any]]:
-    """Features of freshly drawn samples, and the receipt of the drawing; `watch` is told the steps that are done."""
+    """Features of freshly drawn samples, and the receipt of the drawing; `watch` is told the steps that are done.
+
+    For the first process; the others `assist`.
+    """
 
     def chunks() -> Iterator[Tensor]:
-        for progress in generate(run, request):
+        for progress in generate(run, request, world()):
             if watch is not None:
                 watch(progress.step)
             if progress.chunk is not None:
@@ -110,6 +113,12 @@ def features_of_run(
     made = by.extract(chunks())
     facts = {"seeds": f"{request.seeds[0]}-{request.seeds[-1]}", "labels": "balanced" if request.cond else "none"}
     return made, {**receipt(run, request), **facts}
+
+
+def assist(run: Run, request: Request) -> None:
+    """Draw this process's part of the samples for the first one."""
+    for _ in generate(run, request, world()):
+        pass
 
 
 def features_of_folder(folder: Path, by: Extractor) -> tuple[FeatureSet, dict[str, Any]]:

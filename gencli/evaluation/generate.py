@@ -1,9 +1,12 @@
-"""Samples in any number: each image owns its seed and its condition, so it is the same whatever the batch it is made in."""
+"""Samples in any number: each image owns its seed and its condition, so it is the same whatever the batch it is made in.
+
+Several processes take micro-batches in turn; after each round the first process has them all, in order.
+"""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,8 +15,9 @@ from torch import Tensor
 
 from gencli.bundle import Run
 from gencli.config import as_dict
-from gencli.core import Batch, Rng
+from gencli.core import Batch, Rng, gather
 from gencli.errors import GencliError
+from gencli.launch import World
 
 MICRO = 64
 MOST_FRAMES = 60
@@ -47,6 +51,12 @@ def resolved(run: Run, request: Request) -> Request:
     own = run.guidance if request.cond else 1.0
     guidance = own if request.guidance is None else request.guidance
     return dataclasses.replace(request, sampler=request.sampler or run.sampler(), guidance=guidance)
+
+
+def divided(request: Request, processes: int) -> Request:
+    """The request in micro-batches that give every process its part; exact ones keep their size, which decides rounding."""
+    part = -(-len(request.seeds) // processes)
+    return request if request.exact else dataclasses.replace(request, micro=min(request.micro, part))
 
 
 def cost(run: Run, request: Request) -> tuple[int, int]:
@@ -100,31 +110,49 @@ def labels_for(run: Run, seeds: Sequence[int], classes: Sequence[int] | None) ->
     return {"label": torch.tensor([pool[seed % len(pool)] for seed in seeds])}
 
 
-def generate(run: Run, request: Request) -> Iterator[Progress]:
-    """Make the samples, micro-batch by micro-batch; yields after every frame and every finished chunk."""
+def generate(run: Run, request: Request, here: World = World()) -> Iterator[Progress]:
+    """Make the samples, micro-batch by micro-batch; yields after every frame and every finished chunk.
+
+    Args:
+        run: what to draw from.
+        request: the same on every process.
+        here: this process among those that work on the request; the first alone gets chunks, those of all.
+    """
     request = resolved(run, request)
-    assert request.guidance is not None  # resolved above
     each = request.sampler.evaluations(run.model, run.spec)
-    for batch, start in enumerate(range(0, len(request.seeds), request.micro)):
-        seeds = list(request.seeds[start : start + request.micro])
-        cond = {key: value[start : start + len(seeds)] for key, value in request.cond.items()}
-        real = len(seeds)
-        if request.exact and real < request.micro:
-            pad = request.micro - real
-            seeds += [seeds[-1]] * pad
-            cond = {key: torch.cat([value, value[-1:].expand(pad, *value.shape[1:])]) for key, value in cond.items()}
-        kept: list[Tensor] = []
-        info: list[dict[str, Tensor]] = []
-        rng = Rng.rows(seeds, run.model.device)
-        for frame, picture in run.frames(rng, cond, request.sampler, request.guidance, every=request.frames):
-            last = frame.index == frame.total - 1
-            if picture is not None and (last or _shown(frame.index, frame.total)):
-                kept.append(picture[:real])
-                info.append({key: value[:real] if value.ndim else value for key, value in frame.info.items()})
-            yield Progress(batch * each + each * (frame.index + 1) // frame.total)
-        assert kept, "a sampler must end in a frame"
-        frames = (kept, info) if request.frames else ([], [])
-        yield Progress((batch + 1) * each, kept[-1], *frames)
+    starts = range(0, len(request.seeds), request.micro)
+    for first in range(0, len(starts), here.size):
+        working = min(here.size, len(starts) - first)
+        mine: Progress | None = None
+        if here.rank < working:
+            mine = yield from _micro_batch(run, request, starts[first + here.rank], first * each, working * each)
+        for made in gather(mine) if here.size > 1 else [mine]:
+            if made is not None:
+                yield made
+
+
+def _micro_batch(run: Run, request: Request, start: int, done: int, steps: int) -> Generator[Progress, None, Progress]:
+    """The samples from seed number `start` on; while they are made, `steps` more steps than `done` are made everywhere."""
+    assert request.guidance is not None  # resolved
+    seeds = list(request.seeds[start : start + request.micro])
+    cond = {key: value[start : start + len(seeds)] for key, value in request.cond.items()}
+    real = len(seeds)
+    if request.exact and real < request.micro:
+        pad = request.micro - real
+        seeds += [seeds[-1]] * pad
+        cond = {key: torch.cat([value, value[-1:].expand(pad, *value.shape[1:])]) for key, value in cond.items()}
+    kept: list[Tensor] = []
+    info: list[dict[str, Tensor]] = []
+    rng = Rng.rows(seeds, run.model.device)
+    for frame, picture in run.frames(rng, cond, request.sampler, request.guidance, every=request.frames):
+        last = frame.index == frame.total - 1
+        if picture is not None and (last or _shown(frame.index, frame.total)):
+            kept.append(picture[:real])
+            info.append({key: (value[:real] if value.ndim else value).cpu() for key, value in frame.info.items()})
+        yield Progress(done + steps * (frame.index + 1) // frame.total)
+    assert kept, "a sampler must end in a frame"
+    frames = (kept, info) if request.frames else ([], [])
+    return Progress(done + steps, kept[-1], *frames)
 
 
 def _shown(index: int, total: int) -> bool:

@@ -1,10 +1,13 @@
 """A training run from its folder's point of view: make or resume it, train, save, draw, and tell the caller as events.
 
-The caller shows events; nothing here prints. Stopping is asked for by setting `session.stop`.
+The caller shows events; nothing here prints. Stopping is asked for by setting `session.stop`, on any process.
+
+Several processes train in step; the first alone locks, writes and draws, and tells the others which folder and state.
 """
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import json
 import re
@@ -22,9 +25,10 @@ from gencli import __version__, files
 from gencli import device as hardware
 from gencli.bundle import FORMAT, Run, nest, read_config, spec_to
 from gencli.config import as_dict, choose, parse
-from gencli.core import mix
+from gencli.core import broadcast, greatest, main_first, mix, world
 from gencli.data._base import Data
 from gencli.errors import GencliError
+from gencli.training import memory, track
 from gencli.training.settings import RESUMABLE, TrainConfig
 
 LOGGED = 5000
@@ -147,23 +151,39 @@ class Session:
         if folder is not None:
             self.folder = folder
             self.config = read_config(folder)
-            self._check_data()
+            if self.config.get("step") and not any((folder / "train").glob("step-*")):
+                raise GencliError(
+                    f"run {folder.name} was slimmed at step {self.config['step']}: it has no state to resume from",
+                    f"it still samples: gencli sample {folder.name}; leave --resume out to start a new run",
+                )
+            with main_first():
+                self._check_data()
             nested = folder / "codec"
             self.codec_run = Run.load(nested) if nested.is_dir() else None
+        track.check(self.train.track)
+        needs = memory.held(memory.blueprint(recipe, data.spec, self.codec_run), self.train)
+        memory.refuse_too_large(recipe["model"]["name"], needs, hardware.default())
+        with main_first():
+            data.split("train")
         torch.manual_seed(mix(self.train.seed, "weights"))
         self.run = Run.build(recipe, data.spec, self.codec_run)
         self.run.config["recipe"] = recipe
         if folder is None:
-            self.folder = make_folder(root, safe_name(name or f"{recipe['model']['name']}-{data.name}"))
+            wanted = safe_name(name or f"{recipe['model']['name']}-{data.name}")
+            self.folder = broadcast(make_folder(root, wanted) if world().main else root / wanted)
             self.config = self._new_config()
-            if self.codec_run is not None:
-                nest(self.codec_run, self.folder / "codec")
-            if hasattr(self.data, "index"):
-                files.atomic_json(self.folder / "train" / "items.json", self.data.index)
-            files.atomic_json(self.folder / "config.json", self.config)
+            if world().main:
+                self._fill_folder()
         self.run.path, self.run.config = self.folder, self.config
 
     # --------------------------------------------------------------------------------------------------------------- config
+
+    def _fill_folder(self) -> None:
+        if self.codec_run is not None:
+            nest(self.codec_run, self.folder / "codec")
+        if hasattr(self.data, "index"):
+            files.atomic_json(self.folder / "train" / "items.json", self.data.index)
+        files.atomic_json(self.folder / "config.json", self.config)
 
     def _new_config(self) -> dict[str, Any]:
         parameters = sum(p.numel() for p in self.run.model.parameters())
@@ -209,35 +229,46 @@ class Session:
 
     def events(self) -> Iterator[Event]:
         """Train to the end (or until `stop`), yielding what happens."""
-        from accelerate import Accelerator
-
-        from gencli.training import checkpoint, precision
         from gencli.training.lock import locked
-        from gencli.training.trainer import NotFinite, Trainer
+        from gencli.training.trainer import NotFinite
 
-        with locked(self.folder):
-            network = self.recipe["model"].get("net", {}).get("name", "")
-            accelerator = self._accelerator(Accelerator, precision, network)
-            self.run.model.to(accelerator.device)
-            trainer = Trainer(self.run, self.train, self._items(), accelerator)
-            yield from self._begin(trainer, checkpoint)
-            self._trim_log(trainer.step)
+        with locked(self.folder) if world().main else contextlib.nullcontext():
+            trainer = self.trainer(self.train)
+            yield from self.begin(trainer)
+            if world().main:
+                self._trim_log(trainer.step)
             try:
-                yield from self._loop(trainer, checkpoint)
+                with track.started(trainer.accelerator, self.train.track, self.config, self.folder, trainer.step):
+                    yield from self._loop(trainer)
             except NotFinite as error:
                 path = self.folder / "train" / f"not-finite-{error.bundle['step']}.json"
                 files.atomic_json(path, error.bundle)
                 raise
         yield Event("stopped" if self.stop else "done", trainer.step, path=self.folder)
 
-    def _accelerator(self, kind: Any, precision: Any, network: str) -> Any:
+    def trainer(self, train: TrainConfig) -> Any:
+        """A trainer of this session's model and data, not begun."""
+        from gencli.training.trainer import Trainer
+
+        accelerator = self._accelerator()
+        self.run.model.to(accelerator.device)
+        return Trainer(self.run, train, self._items(), accelerator)
+
+    def _accelerator(self) -> Any:
+        from accelerate import Accelerator
         from accelerate.state import AcceleratorState
 
+        from gencli.training import precision
+
+        network = self.recipe["model"].get("net", {}).get("name", "")
         device = hardware.default()
-        chosen = self.config.get("precision") or precision.resolve(self.train.precision, device, network)
+        chosen = broadcast(self.config.get("precision") or precision.resolve(self.train.precision, device, network))
         self.config["precision"] = chosen
         AcceleratorState._reset_state(reset_partial_state=False)
-        return kind(mixed_precision={"fp32": "no"}.get(chosen, chosen), cpu=device.type == "cpu")
+        arithmetic = {"fp32": "no"}.get(chosen, chosen)
+        return Accelerator(
+            mixed_precision=arithmetic, cpu=device.type == "cpu", **track.settings(self.train.track, self.folder)
+        )
 
     def _items(self) -> Any:
         from gencli.training.cache import encoded
@@ -246,17 +277,25 @@ class Session:
         if not len(split):
             raise GencliError(f"data set '{self.data.name}' has no training items", "see `gencli data check`")
         augmented = self.train.shift or self.train.flip
-        return encoded(self.run, split, self.data.hash) if self.codec_run is not None and not augmented else split
+        if self.codec_run is None or augmented:
+            return split
+        with main_first():
+            return encoded(self.run, split, self.data.hash)
 
-    def _begin(self, trainer: Any, checkpoint: Any) -> Iterator[Event]:
-        state, facts, damaged = checkpoint.newest(self.folder)
+    def begin(self, trainer: Any) -> Iterator[Event]:
+        """Make the trainer ready for its next step: from data, or from the newest good state."""
+        from gencli.training import checkpoint
+
+        state, facts, damaged = broadcast(checkpoint.newest(self.folder) if world().main else (None, {}, []))
         if state is None:
             trainer.initialise()
         trainer.prepare()
         if state is not None:
             checkpoint.restore(trainer, state, facts)
-            checkpoint.publish(state, self.folder)
-        checkpoint.remove_partial(self.folder)
+        if world().main:
+            if state is not None:
+                checkpoint.publish(state, self.folder)
+            checkpoint.remove_partial(self.folder)
         for line in damaged:
             yield Event("note", text=f"{line}; falling back to the state before it")
         if self.resuming:
@@ -264,29 +303,44 @@ class Session:
             yield Event("note", trainer.step, found)
         yield Event("start", trainer.step, path=self.folder)
 
-    def _loop(self, trainer: Any, checkpoint: Any) -> Iterator[Event]:
+    def _loop(self, trainer: Any) -> Iterator[Event]:
         log: list[str] = []
         every = max(1, self.train.steps // LOGGED)
         began = time.perf_counter()
+        seen: dict[str, Any] = {}  # since the last line: not every phase has its turn in every step
         for step in trainer:
+            seen |= step.losses
             values: dict[str, float] = {}
             ends = step.step == self.train.steps or self.stop is not None
             saves = ends or step.step % self.train.save_every == 0
             if step.step % every == 0 or saves:
-                values = {key: float(value) for key, value in step.losses.items()}
-                log.append(json.dumps({"step": step.step, **values, "seconds": round(time.perf_counter() - began, 3)}))
+                values = {key: float(value) for key, value in seen.items()}
+                seen = {}
+                log.append(self.line(step, values, began))
+                track.log(trainer, step.step, values)
             yield Event("step", step.step, values=values)
-            ends = ends or self.stop is not None
+            self.stop = greatest(self.stop or 0) or None  # after the same step on every process
+            ends = step.step == self.train.steps or self.stop is not None
             if saves or ends:
-                self._save(trainer, checkpoint, log)
+                if world().main:
+                    self.save(trainer, log)
                 log = []
                 yield Event("saved", step.step, path=self.folder)
-            if not self.stop and (step.step % (self.train.sample_every or self.train.save_every) == 0 or ends):
-                yield from self._draw(trainer, step.step)
+            draws = ends or step.step % (self.train.sample_every or self.train.save_every) == 0
+            if draws and not self.stop and world().main:
+                yield from self.draw(trainer, step.step)
             if ends:
                 break
 
-    def _save(self, trainer: Any, checkpoint: Any, log: list[str]) -> None:
+    @staticmethod
+    def line(step: Any, values: Mapping[str, float], began: float) -> str:
+        """A line of metrics.jsonl."""
+        return json.dumps({"step": step.step, **values, "seconds": round(time.perf_counter() - began, 3)})
+
+    def save(self, trainer: Any, log: list[str]) -> None:
+        """Write what was logged and the whole state."""
+        from gencli.training import checkpoint
+
         self.config["step"] = trainer.step
         self.config["recipe"] = self.recipe
         with files.explained(self.folder / "metrics.jsonl"), (self.folder / "metrics.jsonl").open("a") as handle:
@@ -303,7 +357,8 @@ class Session:
             if kept != text:
                 files.atomic_write(path, kept.encode())
 
-    def _draw(self, trainer: Any, step: int) -> Iterator[Event]:
+    def draw(self, trainer: Any, step: int) -> Iterator[Event]:
+        """Write a picture of what the averaged weights make, and the curve of the loss."""
         from gencli.evaluation.preview import preview
         from gencli.report.curves import save_curve
         from gencli.report.kinds import writer
@@ -313,6 +368,7 @@ class Session:
         if picture is not None:
             path = self.folder / "samples" / f"step-{step:08d}.png"
             writer(self.data.kind).save_grid(path, picture)
+            track.picture(trainer.accelerator, step, path)
             yield Event("picture", step, path=path, picture=picture)
         if (self.folder / "metrics.jsonl").is_file():  # not before the first save
             rows = [json.loads(line) for line in (self.folder / "metrics.jsonl").read_text().splitlines()]

@@ -38,7 +38,8 @@ class TrainConfig:
     save_every: int = opt(500, "steps between saves", low=1)
     sample_every: int = opt(0, "steps between pictures; 0 = at each save")
     keep: int = opt(2, "saved states to keep", low=1)
+    track: Literal["none", "tensorboard", "wandb"] = opt("none", "also log to a tracker, in the run's folder")
 
 
-RESUMABLE = ("steps", "save_every", "sample_every", "keep", "compile", "grad_accum")
+RESUMABLE = ("steps", "save_every", "sample_every", "keep", "compile", "grad_accum", "track")
 """What a resumed run may change; anything else is refused."""

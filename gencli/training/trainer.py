@@ -2,11 +2,13 @@
 
 Showing, saving, sampling and stopping belong to the caller. Everything random is a function of (seed, phase, step, global
 row) and the order of the data of (seed, epoch), so a resumed run equals an uninterrupted one, and 1×64 equals 2×32.
+
+Several processes each take their rows of the global batch and hold the whole state. They exchange one message a turn:
+gradients, losses, weights, and whether any loss was not finite; so all do the same step, or none.
 """
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -16,11 +18,11 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from gencli.bundle import Run
-from gencli.core import Batch, Items, Losses, Model, Phase, Rng, Turn, all_reduce, mix, world
+from gencli.core import Batch, Items, Losses, Model, Phase, Rng, Turn, gather, mix, share, world
 from gencli.data._augment import augment
 from gencli.data._loader import indices
 from gencli.errors import GencliError
-from gencli.training import faults, optim
+from gencli.training import across, faults, optim
 from gencli.training.ema import Average
 from gencli.training.settings import TrainConfig
 
@@ -88,12 +90,13 @@ class Trainer:
             for child in self.model.compilable:
                 getattr(self.model, child).compile()
         self.model.train()
+        share(self.model.state_dict().values())
         self.average = Average(self.model, self.train.ema, self.train.ema_decay)
         owners = [phase for phase in self.phases if self.params[phase.name] and phase.shares is None]
         made = {p.name: optim.make(self.settings[p.name], self.params[p.name], self.model) for p in owners}
-        wrapped, *optimisers = self.accelerator.prepare(self.model, *made.values())
-        self.wrapped: nn.Module = wrapped
-        self.optimisers: dict[str, Any] = dict(zip(made, optimisers, strict=True))
+        # not prepare(): its wrapper would average gradients in the middle of a penalty's double backward
+        self.wrapped: nn.Module = self.accelerator.prepare_model(self.model, evaluation_mode=True)
+        self.optimisers = {name: self.accelerator.prepare_optimizer(each) for name, each in made.items()}
 
     def optimiser(self, phase: Phase) -> Any | None:
         """The optimiser that a phase steps, if it trains anything."""
@@ -114,6 +117,7 @@ class Trainer:
                 losses = self._take_turn(phase, batches)
                 prefix = "" if len(self.phases) == 1 else f"{phase.name}/"
                 shown |= {prefix + key: value for key, value in losses.items()}
+        across.average_statistics(self.model)
         self.step += 1
         self.average.update(self.model, self.step)
         return Step(self.step, shown, self.train.batch_size)
@@ -153,29 +157,42 @@ class Trainer:
             optimiser.zero_grad(set_to_none=True)
             for group in optimiser.param_groups:
                 group["lr"] = optim.rate(settings, self.step // phase.every, -(-self.train.steps // phase.every))
-        total = torch.zeros((), device=self.accelerator.device)
         gathered: list[tuple[Losses, Tensor]] = []
-        for i, (rows, chosen, batch) in enumerate(batches):
-            turn = self._turn(phase, rows)
-            last = i == len(batches) - 1
-            with contextlib.nullcontext() if last else self.accelerator.no_sync(self.wrapped):
-                losses = self.wrapped(batch, turn)
-                weight = losses.get("weight", torch.tensor(float(len(rows)))).to(total)
-                self._check(losses["loss"], phase, batch, chosen, rows)
-                if optimiser is not None:
-                    self.accelerator.backward(losses["loss"] * (weight * self.world.size / self.train.batch_size))
-            total += weight
+        bad: tuple[range, Tensor, Batch] | None = None
+        for micro in batches:
+            rows, _, batch = micro
+            losses = self.wrapped(batch, self._turn(phase, rows))
+            weight = losses.get("weight", torch.tensor(float(len(rows)))).to(losses["loss"])
             gathered.append((losses, weight))
-        shown = self._mean(gathered, total)
+            if not torch.isfinite(losses["loss"]):
+                bad = micro
+                break
+            if optimiser is not None:
+                self.accelerator.backward(losses["loss"] * (weight / self.train.batch_size))
+        names, sums = self._sums(gathered, bad is not None)
+        found, total, *weighted = across.sum_gradients(params if optimiser is not None else [], sums)
+        if bad is not None or (self.world.size > 1 and found):
+            self._refuse(bad, phase)
+        shown = dict(zip(names, [value / total for value in weighted], strict=True))
         if optimiser is not None:
-            scale = float(self.train.batch_size / all_reduce(total.clone()))
+            scale = float(self.train.batch_size / total)
             if scale != 1.0:
                 torch._foreach_mul_([p.grad for p in params if p.grad is not None], scale)
             if settings.clip:
                 shown["grad_norm"] = self.accelerator.clip_grad_norm_(params, settings.clip)
-            optimiser.step()
-        self.model.after_step(self._turn(phase, batches[-1][0]))
+            shown |= self._step(optimiser)
+        self.model.after_step(self._turn(phase, range(self.train.batch_size)))
         return shown
+
+    def _step(self, optimiser: Any) -> dict[str, Tensor]:
+        """Step; where losses are scaled, say whether the gradients overflowed, which skips the step and lowers the scale."""
+        scaler = self.accelerator.scaler
+        if scaler is None:
+            optimiser.step()
+            return {}
+        before = scaler.get_scale()  # accelerate's own word misses fused optimisers, which skip inside
+        optimiser.step()
+        return {"skipped": torch.tensor(float(scaler.get_scale() < before))}
 
     def _seed_torch(self, phase: Phase) -> None:
         """torch's own generators, which only dropout uses."""
@@ -188,22 +205,28 @@ class Trainer:
                 for name, parameter in names.items():
                     parameter.requires_grad_(name in mine)
 
-    def _mean(self, gathered: list[tuple[Losses, Tensor]], total: Tensor) -> dict[str, Tensor]:
-        keys = [key for key, value in gathered[0][0].items() if value.ndim == 0 and key != "weight"]
-        return {key: sum(l[key].detach().float() * w for l, w in gathered) / total for key in keys}
+    def _sums(self, gathered: list[tuple[Losses, Tensor]], bad: bool) -> tuple[list[str], Tensor]:
+        """Names of what is logged; whether a loss is not finite, the sum of the weights, and the weighted sums."""
+        names = [key for key, value in gathered[0][0].items() if value.ndim == 0 and key != "weight"]
+        total = torch.stack([weight for _, weight in gathered]).sum()
+        sums = [torch.stack([one[name].detach().float() * w for one, w in gathered]).sum() for name in names]
+        return names, torch.stack([torch.full_like(total, bad), total, *sums])
 
-    def _check(self, loss: Tensor, phase: Phase, batch: Batch, chosen: Tensor, rows: range) -> None:
-        if torch.isfinite(loss):
-            return
+    def _refuse(self, bad: tuple[range, Tensor, Batch] | None, phase: Phase) -> None:
+        """A process where the loss is not finite finds out why, the first one says it, the others end."""
+        bundles = gather(self._blame(*bad, phase) if bad is not None else None)
+        if not self.world.main:
+            raise SystemExit(1)
+        raise NotFinite(next(bundle for bundle in bundles if bundle is not None))
+
+    def _blame(self, rows: range, chosen: Tensor, batch: Batch, phase: Phase) -> dict[str, Any]:
         self._seed_torch(phase)  # the same dropout, in the same precision
         with self.accelerator.autocast():
             layer = faults.first_bad_layer(self.model, batch, self._turn(phase, rows))
-        raise NotFinite(
-            {
-                "step": self.step + 1,
-                "phase": phase.name,
-                "seed": self.train.seed,
-                "layer": layer,
-                "items": chosen.tolist(),
-            }
-        )
+        return {
+            "step": self.step + 1,
+            "phase": phase.name,
+            "seed": self.train.seed,
+            "layer": layer,
+            "items": chosen.tolist(),
+        }

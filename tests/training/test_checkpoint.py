@@ -230,7 +230,7 @@ def _calls(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call
 def test_a_save_interrupted_anywhere_leaves_a_state_that_loads(
     finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str
 ) -> None:
-    monkeypatch.setattr(Session, "_draw", lambda self, trainer, step: iter(()))
+    monkeypatch.setattr(Session, "draw", lambda self, trainer, step: iter(()))
     total = _calls(finished, tmp_path, monkeypatch, call)
     assert total >= 1
     expected = None

@@ -1,0 +1,143 @@
+"""What training must hold in memory, from shapes alone, against what the device has: too much is refused before it is made.
+
+    held = weights and buffers + a gradient each + the optimiser's moments + the averaged weights
+
+On top come what autograd keeps from the forward pass for the backward pass (`kept_for_backward` measures it), the data, and
+the program itself.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from gencli.bundle import Run
+from gencli.core import Model, Spec
+from gencli.errors import GencliError
+from gencli.files import as_size
+from gencli.training import optim
+from gencli.training.settings import TrainConfig
+
+MOMENTS = {"adam": 2, "adamw": 2, "rmsprop": 1}  # numbers kept for each trained one
+MEMINFO = Path("/proc/meminfo")
+CONTAINER = Path("/sys/fs/cgroup/memory.max")
+
+
+@dataclass(frozen=True)
+class Held:
+    """Bytes for the whole of training, and the numbers of parameters behind them."""
+
+    parameters: int
+    training_only: int  # of these, not in model.safetensors
+    weights: int
+    gradients: int
+    optimiser: int
+    averages: int
+
+    @property
+    def total(self) -> int:
+        """All bytes."""
+        return self.weights + self.gradients + self.optimiser + self.averages
+
+
+def held(model: Model, train: TrainConfig) -> Held:
+    """What training a model holds; the model may be on the meta device."""
+    skip = model.training_only
+    parameters = dict(model.named_parameters())
+    state = model.state_dict(keep_vars=True)
+    optimiser, trained = 0, dict[str, nn.Parameter]()
+    for phase in model.phases():
+        mine = optim.trainable(model, phase)
+        trained |= mine
+        if phase.shares is None:
+            each = MOMENTS[optim.phase_settings(train, phase).optimizer]
+            optimiser += each * _bytes(mine.values()) + 4 * len(mine)  # and a count of steps
+    return Held(
+        parameters=sum(p.numel() for p in parameters.values()),
+        training_only=sum(p.numel() for name, p in parameters.items() if skip and name.startswith(skip)),
+        weights=_bytes([*parameters.values(), *model.buffers()]),
+        gradients=_bytes(trained.values()),
+        optimiser=optimiser,
+        averages=_bytes(value for name, value in state.items() if not (skip and name.startswith(skip))),
+    )
+
+
+def _bytes(tensors: Iterable[Tensor]) -> int:
+    return sum(tensor.nbytes for tensor in {id(tensor): tensor for tensor in tensors}.values())  # tied ones once
+
+
+def blueprint(recipe: Mapping[str, Any], spec: Spec, codec_run: Run | None) -> Model:
+    """The model that a recipe makes of data, with shapes and no numbers: it takes no memory."""
+    with torch.device("meta"):
+        return Run.build(recipe, spec, codec_run).model
+
+
+def available(device: torch.device) -> int | None:
+    """Bytes that a device has left, or None where the system does not tell."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    found = []
+    if MEMINFO.is_file():
+        found += [int(line.split()[1]) * 1024 for line in MEMINFO.open() if line.startswith("MemAvailable")]
+    elif "SC_PHYS_PAGES" in getattr(os, "sysconf_names", {}):  # all there is, used or not
+        found.append(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+    if CONTAINER.is_file() and (limit := CONTAINER.read_text().strip()).isdigit():
+        found.append(int(limit))
+    return min(found, default=None)
+
+
+def refuse_too_large(name: str, needs: Held, device: torch.device) -> None:
+    """Refuse a model whose weights, gradients, optimiser and averages alone are more than the device has left."""
+    left = available(device)
+    if left is not None and needs.total > left:
+        raise GencliError(
+            f"training {name} needs {as_size(needs.total)} for {needs.parameters:,} parameters with their gradients, "
+            f"optimiser and averages; {device.type} has {as_size(left)} of memory left",
+            f"make the network smaller: `gencli train {name} --help` lists its width and depth",
+        )
+
+
+@dataclass
+class Peak:
+    """Bytes now and at most."""
+
+    now: int = 0
+    most: int = 0
+
+    def add(self, count: int) -> None:
+        """`count` more, or fewer."""
+        self.now += count
+        self.most = max(self.most, self.now)
+
+
+class _Kept:
+    """One tensor that autograd keeps; it tells when it is let go."""
+
+    def __init__(self, tensor: Tensor, users: dict[int, int], peak: Peak) -> None:
+        self.tensor, self.users, self.peak = tensor.detach(), users, peak
+        storage = tensor.untyped_storage()
+        self.key, self.size = storage.data_ptr(), storage.nbytes()
+        if not users.get(self.key):
+            peak.add(self.size)
+        users[self.key] = users.get(self.key, 0) + 1
+
+    def __del__(self) -> None:
+        self.users[self.key] -= 1
+        if not self.users[self.key]:
+            self.peak.add(-self.size)
+
+
+@contextmanager
+def kept_for_backward(model: nn.Module) -> Iterator[Peak]:
+    """Count what autograd keeps inside the block, each storage once, the model's own tensors not at all."""
+    peak = Peak()
+    users = {tensor.untyped_storage().data_ptr(): 1 for tensor in [*model.parameters(), *model.buffers()]}
+    with torch.autograd.graph.saved_tensors_hooks(lambda x: _Kept(x, users, peak), lambda kept: kept.tensor):
+        yield peak
