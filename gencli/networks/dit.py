@@ -144,7 +144,7 @@ def _modulated(h: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
 
 def unpatchify(tokens: Tensor, channels: int, rows: int, columns: int) -> Tensor:
     """`(N, rows·columns, p·p·channels)` to `(N, channels, rows·p, columns·p)`; a token holds its pixels channel last."""
-    n, patch = len(tokens), int((tokens.shape[-1] // channels) ** 0.5)
+    n, patch = tokens.shape[0], int((tokens.shape[-1] // channels) ** 0.5)
     grid = tokens.reshape(n, rows, columns, patch, patch, channels)
     return grid.permute(0, 5, 1, 3, 2, 4).reshape(n, channels, rows * patch, columns * patch)
 

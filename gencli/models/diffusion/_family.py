@@ -103,7 +103,7 @@ class DiffusionModel(Model):
         weights = next(self.net.parameters()).dtype
         inner = (rows(self.formulation.into(sigma), x) * x).to(weights)
         exact = torch.float64 if weights == torch.float64 else torch.float32  # bfloat16 cannot tell step 999 from 1000
-        level = self.formulation.noise(sigma).expand(len(x)).to(x.device, exact)
+        level = self.formulation.noise(sigma).expand(x.shape[0]).to(x.device, exact)
         return self.net(inner, level, **with_null(cond, self.spec.cond, x)).to(x.dtype)
 
     def loss(self, batch: Batch, turn: Turn) -> Losses:

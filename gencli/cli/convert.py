@@ -1,0 +1,156 @@
+"""`gencli convert RUN --to FORMAT` and `gencli convert PATH --from FORMAT`: a run in other programs, and back."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import Any
+
+from gencli import recipe as recipes
+from gencli import registry, runs
+from gencli.cli import console
+from gencli.cli.options import Flag, build
+from gencli.errors import GencliError
+
+READS = ("diffusers", "pt", "safetensors")
+
+
+def command() -> Any:
+    """The `convert` command."""
+    return build("convert", "Turn a run into another program's format, or such a file into a run.", _flags(), run)
+
+
+def _names(incomplete: str) -> list[str]:
+    return [name for name in sorted({r.name for r in runs.every()}) if name.startswith(incomplete)]
+
+
+def _likes(incomplete: str) -> list[str]:
+    known = {*recipes.names(), *(r.name for r in runs.every())}
+    return [name for name in sorted(known) if name.startswith(incomplete)]
+
+
+def _flags() -> list[Flag]:
+    formats = tuple(registry.entries("converters"))
+    complete = lambda known: lambda incomplete: [name for name in known if name.startswith(incomplete)]  # noqa: E731
+    return [
+        Flag("name", (), str, "a run or model; with --from, a file or folder", metavar="RUN|PATH", complete=_names),
+        Flag("to", ("--to",), str, "the format to write", metavar="|".join(formats), complete=complete(formats)),
+        Flag("from", ("--from",), str, "the format to read", metavar="|".join(READS), complete=complete(READS)),
+        Flag("out", ("--out",), str, "where to write", shown="converted/RUN…, or checkpoints with --from"),
+        Flag("like", ("--like",), str, "run or recipe that says what foreign weights are", complete=_likes),
+        Flag("called", ("--name",), str, "name of the new run, with --from", shown="as it was called"),
+        Flag("verify", ("--verify/--no-verify",), bool, "compare the result with the original", shown="on"),
+        Flag("overwrite", ("--overwrite",), bool, "write over what is there", default=False),
+    ]
+
+
+def run(values: dict[str, Any]) -> None:
+    """Convert one way or the other."""
+    if "name" not in values:
+        raise GencliError("`gencli convert` needs a run or a path", "gencli convert ddpm --to diffusers")
+    if ("to" in values) == ("from" in values):
+        raise GencliError(
+            "`gencli convert` needs either --to or --from",
+            f"gencli convert RUN --to {'|'.join(registry.entries('converters'))}, or PATH --from {'|'.join(READS)}",
+        )
+    for key, other in (("like", "from"), ("called", "from"), ("overwrite", "to")):
+        if values.get(key) and other not in values:
+            flag = {"called": "name"}.get(key, key)
+            raise GencliError(f"--{flag} goes with --{other}", f"leave --{flag} out")
+    done = _out(values) if "to" in values else _in(values)
+    for note in done.notes:
+        console.say(f"note: {note}")
+    for check in done.checks:
+        console.say(check.line)
+    if done.unverified:
+        console.say(f"not verified: {done.unverified}")
+    checks = [{"what": c.what, "maximum_error": c.error, "allowed": c.most} for c in done.checks]
+    console.document(verified=checks, unverified=done.unverified or None, notes=done.notes)
+    console.result(done.path)
+    console.following(_next(values, done.path))
+
+
+def _format(name: str) -> Any:
+    return registry.load("converters", name).make()
+
+
+def _out(values: dict[str, Any]) -> Any:
+    """A run to a file or folder."""
+    converter = _format(values["to"])
+    found = runs.named(values["name"], as_codec=True)  # a codec is itself, not the prior over it
+    if not found.ready:
+        raise GencliError(f"run {found.name} has no weights yet", f"gencli train {found.model} --resume {found.name}")
+    from gencli.bundle import Run
+
+    target = Path(values["out"]) if "out" in values else Path("converted") / f"{found.name}{converter.suffix}"
+    if target.is_dir() and not converter.folder:
+        target = target / f"{found.name}{converter.suffix}"
+    _free(target, converter.folder, values["overwrite"])
+    return converter.export(Run.load(found.path), target, values.get("verify", True))
+
+
+def _free(target: Path, folder: bool, overwrite: bool) -> None:
+    """Refuse a place that is taken; a folder is replaced only if a conversion made it."""
+    if not target.exists():
+        return
+    if not overwrite:
+        raise GencliError(f"{target} is there already", "choose another --out, or add --overwrite")
+    if folder and not (target / "gencli.json").is_file():
+        raise GencliError(f"{target} was not made by `gencli convert`: it is not replaced", "choose another --out")
+
+
+def _in(values: dict[str, Any]) -> Any:
+    """A file or folder to a run."""
+    if registry.public_name(values["from"]) not in READS:
+        if registry.public_name(values["from"]) in registry.entries("converters"):
+            raise GencliError(
+                f"--from is '{values['from']}', which is only written", f"choose one of {', '.join(READS)}"
+            )
+        raise registry.unknown("format", values["from"], READS, "gencli convert --help")
+    converter = _format(values["from"])
+    path = Path(values["name"])
+    if not (path.is_dir() if converter.folder else path.is_file()):
+        what = "folder" if converter.folder else "file"
+        raise GencliError(
+            f"no {what} '{path}'", f"give the path of a {what}: gencli convert PATH --from {values['from']}"
+        )
+    like = _like(values["like"]) if "like" in values else None
+    root, name = Path(values.get("out", "checkpoints")), values.get("called")
+    typed = shlex.join(["gencli", "convert", *console.state.args])
+    done = converter.bring(path, like, root, name, typed, values.get("verify", True))
+    from gencli.bundle import read_config
+    from gencli.report.card import write_card
+
+    write_card(done.path, read_config(done.path))
+    console.document(run=done.path.name)
+    return done
+
+
+def _like(name: str) -> Any:
+    """The run called NAME; else what the recipe NAME would train; else the newest run of the model NAME."""
+    from gencli.bundle import Run
+
+    found = runs.find(name)
+    if found is not None:
+        return Run.load(found.path)
+    if not name.endswith(".toml") and registry.public_name(name) not in recipes.names():
+        return Run.load(runs.named(name).path)
+    from gencli.converters._base import described
+    from gencli.data import open_table
+    from gencli.training.session import resolve
+
+    table = resolve(recipes.load(name))
+    data = open_table(table["data"])
+    made = Run.build(table, data.spec)
+    items = {split: len(data.split(split)) for split in ("train", "test")}
+    made.config = described(made, {"name": data.name, "hash": data.hash, "items": items})
+    return made
+
+
+def _next(values: dict[str, Any], path: Path) -> str:
+    if "from" in values:
+        default = path.parent == Path("checkpoints")
+        return f"gencli sample {path.name}" if default else f"gencli sample {shlex.quote(str(path))}"
+    if registry.public_name(values["to"]) in READS:
+        return f"gencli convert {shlex.quote(str(path))} --from {registry.public_name(values['to'])}"
+    return f"gencli info {values['to']}"

@@ -1,0 +1,1 @@
+"""A run in other formats, and other formats as runs."""
