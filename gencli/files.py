@@ -11,8 +11,11 @@ import json
 import os
 import secrets
 import shutil
+import stat
 import time
+from collections import Counter
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -117,6 +120,43 @@ def explain(error: OSError, path: Path) -> GencliError:
 def _free(path: Path) -> str:
     place = next((parent for parent in path.absolute().parents if parent.exists()), Path.cwd())
     return f"{as_size(shutil.disk_usage(place).free)} free in {place}"
+
+
+@dataclass(frozen=True)
+class Space:
+    """Bytes on disk: of files, each counted once however many names it has, and what deleting them would free."""
+
+    size: int
+    freed: int
+
+
+def space(*paths: Path) -> Space:
+    """The space of files and whole folders; a file that has a name elsewhere (a hard link) would stay and free nothing."""
+    names: Counter[tuple[int, int]] = Counter()
+    facts: dict[tuple[int, int], os.stat_result] = {}
+    for path in paths:
+        for file in _files(path):
+            with contextlib.suppress(FileNotFoundError):  # deleted meanwhile
+                found = file.lstat()
+                if stat.S_ISREG(found.st_mode):
+                    key = (found.st_dev, found.st_ino)
+                    names[key] += 1
+                    facts[key] = found
+    gone = sum(facts[key].st_size for key, count in names.items() if facts[key].st_nlink <= count)
+    return Space(sum(found.st_size for found in facts.values()), gone)
+
+
+def _files(path: Path) -> Iterator[Path]:
+    if path.is_symlink() or not path.is_dir():
+        yield path
+        return
+    for folder, _, names in os.walk(path):
+        yield from (Path(folder) / name for name in names)
+
+
+def inside(folder: Path) -> list[Path]:
+    """What is in a folder, by name; nothing where there is no folder."""
+    return sorted(folder.iterdir()) if folder.is_dir() else []
 
 
 def as_size(count: float) -> str:

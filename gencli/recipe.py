@@ -16,13 +16,14 @@ from gencli.config import merge
 from gencli.errors import GencliError
 
 FOLDER = Path(__file__).parent / "recipes"
+SMOKE = {"train": {"steps": 2, "batch_size": 8}}  # of a model without a recipe
 TABLES = ("model", "data", "codecs", "train", "sample", "smoke", "spec", "laptop")
 
 
 @cache
 def names() -> dict[str, Path]:
-    """Every shipped recipe by name."""
-    return {path.stem: path for path in sorted(FOLDER.glob("*.toml"))}
+    """Every recipe by name: gencli's own and those of plugins."""
+    return {path.stem: path for path in sorted(FOLDER.glob("*.toml"))} | registry.plugin_recipes()
 
 
 def summary(path: Path) -> str:
@@ -40,8 +41,8 @@ def load(name: str, *, smoke: bool = False, data: str | None = None) -> dict[str
     """
     path = _find(name, data)
     if path is None:
-        registry.entry("models", name)
-        return {"model": {"name": registry.public_name(name)}, "recipe": registry.public_name(name)}
+        key = registry.entry("models", name).name
+        return {"model": {"name": key}, "recipe": key, **(SMOKE if smoke else {})}
     table = _read(path)
     small = table.pop("smoke", {})
     table["recipe"] = path.stem

@@ -2,8 +2,7 @@
 
 `models/diffusion/ddpm.py` is the model `ddpm`; `samplers/next_token.py` is the sampler `next-token`. The module's
 docstring is its entry: the first line `Title (Authors, Year). arXiv:id`, then `Offers: sample, bound, …`. Adding a
-component is adding its file; third-party packages add theirs through the entry-point groups `gencli.models`,
-`gencli.samplers`, `gencli.data` and `gencli.metrics`.
+component is adding its file; other packages add theirs through entry points (`plugins.py`).
 """
 
 from __future__ import annotations
@@ -13,15 +12,16 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
-from importlib.metadata import entry_points
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from gencli import plugins
 from gencli.errors import GencliError
+from gencli.plugins import Broken, public_name
 
-KINDS = ("models", "networks", "samplers", "guidance", "operators", "adapters", "codecs", "data", "metrics")
-PLUGINS = ("models", "samplers", "data", "metrics")
+KINDS = (
+    "models", "networks", "samplers", "guidance", "operators", "adapters", "codecs", "data", "metrics", "converters"
+)  # fmt: skip
 ROOT = Path(__file__).parent
 
 _HEAD = re.compile(r"^(?P<title>.+?) \((?P<authors>[^()]+), (?P<year>\d{4})\)\.(?: arXiv:(?P<arxiv>\d{4}\.\d{4,5}))?$")
@@ -43,9 +43,20 @@ class Entry:
     arxiv: str
     offers: tuple[str, ...]
     doc: str
+    package: str = ""  # of a plugin: `tiny 1.0`
+    attribute: str = ""
 
     def load(self) -> type[Any]:
-        """Import the module and return the one public component that it defines."""
+        """Import the module and return the one public component that it defines; a plugin's errors are named."""
+        if not self.package:
+            return self._component()
+        try:
+            return self._component()
+        except Exception as error:  # of somebody else's code
+            why = plugins.reason(error)
+            raise Broken(self.kind, self.name, self.module, self.package, why).error() from error
+
+    def _component(self) -> type[Any]:
         from gencli.config import Component
 
         module = importlib.import_module(self.module)
@@ -56,18 +67,18 @@ class Entry:
             and issubclass(value, Component)
             and value.__module__ == module.__name__
             and not key.startswith("_")
+            and self.attribute in ("", key)
         ]
-        assert len(found) == 1, f"{self.module} must define exactly one public component, found {len(found)}"
+        if len(found) != 1:
+            raise ImportError(f"{self.module} must define exactly one public component, found {len(found)}")
+        base = "gencli.core" if self.kind == "models" else f"gencli.{self.kind}"
+        if self.package and not any(cls.__module__.startswith(base) for cls in found[0].__mro__):
+            raise ImportError(f"{found[0].__name__} is no {_SINGULAR[self.kind]}")
         return found[0]
 
 
-def public_name(stem: str) -> str:
-    """`gated_pixelcnn` -> `gated-pixelcnn`."""
-    return stem.replace("_", "-")
-
-
-def _read(kind: str, name: str, module: str, family: str, path: Path) -> Entry:
-    match = _DOC.match(path.read_text(encoding="utf-8"))
+def _entry(kind: str, name: str, module: str, family: str, text: str, package: str = "", attribute: str = "") -> Entry:
+    match = _DOC.match(text)
     doc = match.group(1).strip() if match else ""
     first = doc.split("\n", 1)[0]
     head = _HEAD.match(first)
@@ -84,12 +95,13 @@ def _read(kind: str, name: str, module: str, family: str, path: Path) -> Entry:
         arxiv=facts["arxiv"] or "",
         offers=tuple(part.strip() for part in offers.group(1).split(",")) if offers else (),
         doc=doc,
+        package=package,
+        attribute=attribute,
     )
 
 
 @cache
-def entries(kind: str) -> dict[str, Entry]:
-    """Every component of a kind by its public name, sorted; nothing is imported."""
+def _own(kind: str) -> dict[str, Entry]:
     folder = ROOT / kind
     found: dict[str, Entry] = {}
     for path in sorted(folder.rglob("*.py")):
@@ -99,14 +111,34 @@ def entries(kind: str) -> dict[str, Entry]:
         module = ".".join(("gencli", kind, *inner.with_suffix("").parts))
         name = public_name(path.stem)
         assert name not in found, f"two {kind} are called {name}"
-        found[name] = _read(kind, name, module, inner.parts[0] if len(inner.parts) > 1 else "", path)
-    if kind in PLUGINS:
-        for point in entry_points(group=f"gencli.{kind}"):
-            module = point.value.split(":")[0]
-            located = find_spec(module.split(".")[0]) and find_spec(module)
-            if located and located.origin:
-                name = public_name(point.name)
-                found.setdefault(name, _read(kind, name, module, "plugin", Path(located.origin)))
+        family = inner.parts[0] if len(inner.parts) > 1 else ""
+        found[name] = _entry(kind, name, module, family, path.read_text(encoding="utf-8"))
+    return found
+
+
+@cache
+def _scanned() -> tuple[list[plugins.Point], list[Broken]]:
+    recipes = {path.stem for path in (ROOT / "recipes").glob("*.toml")}
+    return plugins.scan(lambda kind: recipes if kind == "recipes" else _own(kind))
+
+
+def broken() -> list[Broken]:
+    """Plugins that cannot be used, with the reason."""
+    return _scanned()[1]
+
+
+def plugin_recipes() -> dict[str, Path]:
+    """The recipes of plugins, by name."""
+    return {point.name: point.path for point in _scanned()[0] if point.kind == "recipes"}
+
+
+@cache
+def entries(kind: str) -> dict[str, Entry]:
+    """Every component of a kind by its public name, sorted; nothing is imported."""
+    found = dict(_own(kind))
+    for p in _scanned()[0] if kind in plugins.WHAT else ():
+        if p.kind == kind:
+            found[p.name] = _entry(kind, p.name, p.module, f"plugin {p.package}", p.text, p.package, p.attribute)
     return dict(sorted(found.items()))
 
 
@@ -124,13 +156,28 @@ def load(kind: str, name: str) -> type[Any]:
     return entry(kind, name).load()
 
 
-_SINGULAR = {k: k[:-1] for k in ("models", "networks", "samplers", "operators", "adapters", "codecs", "metrics")} | {
-    "data": "data set"
-}
+def attempt(kind: str, name: str) -> type[Any] | None:
+    """The class of a component when one of many is looked for: None for an unknown name and for a plugin that fails."""
+    found = entries(kind).get(public_name(name))
+    try:
+        return found.load() if found else None
+    except GencliError:  # asking for it by name says why
+        return None
+
+
+_SINGULAR = (
+    {k: k[:-1] for k in ("networks", "operators", "adapters", "codecs")} | {"converters": "format"} | plugins.WHAT
+)
 
 
 def unknown(what: str, name: str, known: Iterable[str], listing: str) -> GencliError:
-    """The error for a name that nothing answers to: the nearest names, and where all of them are listed."""
+    """The error for a name that nothing answers to: the nearest names, and where all of them are listed.
+
+    A name that only a broken plugin has is answered with what is wrong with the plugin.
+    """
+    for bad in broken():
+        if bad.name == public_name(name):
+            return bad.error()
     near = nearest(name, known)
     hint = f"did you mean {' or '.join(near)}?" if near else f"see `{listing}`"
     return GencliError(f"unknown {what} '{name}'", hint)

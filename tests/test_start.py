@@ -32,7 +32,8 @@ def imported(args: list[str], folder: Path, **env: str) -> tuple[int, str, set[s
 
 
 LIGHT = ["--help", "--version", "list", "list models", "list runs --json", "train --help", "sample --help", "eval --help",
-         "info --help", "data --help", "data check --help", "demo --help"]  # fmt: skip
+         "info --help", "data --help", "data check --help", "convert --help", "demo --help", "runs", "runs --help",
+         "runs rm --help", "runs slim --help", "cache", "cache --help", "env --help"]  # fmt: skip
 
 
 @pytest.mark.parametrize("args", LIGHT)

@@ -54,8 +54,8 @@ def run(values: dict[str, Any]) -> None:
 
 
 def _component(entry: registry.Entry) -> None:
-    console.show(f"{entry.name} ({entry.kind})\n\n{entry.doc}\n")
     cls = entry.load()
+    console.show(f"{entry.name} ({entry.kind})\n\n{entry.doc}\n")
     rows = [[s.path, _type(s), s.default, s.help] for s in settings(cls.Config)]
     header = ["setting", "type", "default", "help"]
     made = (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 from gencli import recipe as recipes
@@ -9,7 +10,7 @@ from gencli import registry, runs
 from gencli.cli import console
 from gencli.cli.options import Flag, build
 
-KINDS = ("models", "networks", "samplers", "guidance", "codecs", "data", "metrics", "recipes", "runs")
+KINDS = ("models", "networks", "samplers", "guidance", "codecs", "data", "metrics", "converters", "recipes", "runs")
 
 
 def command() -> Any:
@@ -33,16 +34,17 @@ def run(values: dict[str, Any]) -> None:
             console.table(rows, header)
         elif asked == "runs":
             console.say(f"no runs in {runs.places()}")
+    broken = [bad for bad in registry.broken() if asked in (None, bad.kind)]
+    for bad in broken:
+        console.say(f"warning: {bad}")
+    if broken:
+        console.document(broken=[dataclasses.asdict(bad) for bad in broken])
     console.following("gencli info NAME" if asked != "runs" else "gencli sample RUN")
 
 
 def _rows(kind: str) -> tuple[list[list[Any]], list[str]]:
     if kind == "runs":
-        every = [
-            [r.name, r.model, r.config.get("data", {}).get("name", "?"), r.config.get("step", 0), _when(r), r.path]
-            for r in runs.every()
-        ]
-        return every, ["run", "model", "data", "step", "created", "folder"]
+        return run_rows()
     if kind == "recipes":
         return [[name, recipes.summary(path)] for name, path in recipes.names().items()], ["recipe", "summary"]
     found = registry.entries(kind).values()
@@ -50,6 +52,15 @@ def _rows(kind: str) -> tuple[list[list[Any]], list[str]]:
         rows = [[e.name, e.family, e.title, e.authors, e.year, e.arxiv, ", ".join(e.offers)] for e in found]
         return rows, ["model", "family", "title", "authors", "year", "arxiv", "offers"]
     return [[e.name, e.title, e.authors, e.year, e.arxiv] for e in found], [kind, "title", "authors", "year", "arxiv"]
+
+
+def run_rows() -> tuple[list[list[Any]], list[str]]:
+    """Runs, newest first, and what the columns are."""
+    rows = [
+        [r.name, r.model, r.config.get("data", {}).get("name", "?"), r.config.get("step", 0), _when(r), r.path]
+        for r in runs.every()
+    ]
+    return rows, ["run", "model", "data", "step", "created", "folder"]
 
 
 def _when(run: runs.Found) -> str:

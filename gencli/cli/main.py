@@ -6,7 +6,8 @@ import contextlib
 import importlib
 import os
 import sys
-from typing import Any
+from pathlib import Path
+from typing import Any, NoReturn
 
 import typer
 import typer.main
@@ -16,6 +17,7 @@ from gencli import registry
 from gencli.cli import console
 from gencli.cli.options import chosen_value
 from gencli.errors import GencliError
+from gencli.launch import World, launched
 
 COMMANDS = {
     "train": "train",
@@ -24,9 +26,15 @@ COMMANDS = {
     "list": "list_",
     "info": "info",
     "data": "data",
+    "convert": "convert",
+    "runs": "runs_",
+    "cache": "cache",
+    "env": "env",
     "demo": "demo",
 }
 ALIASES = {"evaluate": "eval"}
+SHARED = ("train", "sample", "eval", "evaluate")  # several processes work on one; all else is done by the first alone
+OPTIONAL = {"--resume": "newest", "--clear": "made"}  # what a flag means without its value
 
 
 class Root(TyperGroup):
@@ -56,7 +64,7 @@ def _root(
 
 
 def _take_globals(args: list[str]) -> list[str]:
-    """Read the flags that work anywhere, and give `--resume` its optional value."""
+    """Read the flags that work anywhere, and give those of `OPTIONAL` their value."""
     kept: list[str] = []
     for i, arg in enumerate(args):
         if arg in ("--quiet", "-q"):
@@ -65,8 +73,8 @@ def _take_globals(args: list[str]) -> list[str]:
             console.state.json = True
         elif arg == "--debug":
             console.state.debug = True
-        elif arg == "--resume" and (i + 1 == len(args) or args[i + 1].startswith("-")):
-            kept.append("--resume=newest")
+        elif arg in OPTIONAL and (i + 1 == len(args) or args[i + 1].startswith("-")):
+            kept.append(f"{arg}={OPTIONAL[arg]}")
         else:
             kept.append(arg)
     return kept
@@ -86,7 +94,16 @@ def main() -> None:
 
         console.out(f"gencli {__version__}")
         return
+    here = World()
     try:
+        here = launched()
+        if not here.main:
+            _hush()
+        if here.size > 1 and args and args[0] in SHARED:
+            core, device = importlib.import_module("gencli.core"), importlib.import_module("gencli.device")
+            core.join(cpu=device.default().type == "cpu")
+        elif not here.main:
+            return
         code = app(args=args, standalone_mode=False, prog_name="gencli")
         console.flush_json()
         sys.stdout.flush()
@@ -99,14 +116,27 @@ def main() -> None:
     except GencliError as error:
         if console.state.debug:
             raise
-        console.fail(error)
-        sys.exit(error.code)
+        _fail(error, here, error.code)
     except Exception as error:
         if console.state.debug:
             raise
-        console.fail(_readable(error))
-        sys.exit(2 if hasattr(error, "format_message") else 1)
+        _fail(_readable(error), here, 2 if hasattr(error, "format_message") else 1)
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _hush() -> None:
+    """The first process speaks for all."""
+    console.state.quiet = True
+    sys.stdout = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115 - until the process ends
+
+
+def _fail(error: GencliError, here: World, code: int) -> NoReturn:
+    """Say what went wrong and exit; the user's mistakes are the same in all processes, so the first alone names them."""
+    if here.main or code != 2:
+        if not here.main:
+            error.message = f"process {here.rank}: {error.message}"
+        console.fail(error)
+    sys.exit(code)
 
 
 def _readable(error: Exception) -> GencliError:

@@ -69,6 +69,10 @@ class Data(Component):
         """What the set is called in run names: lower case, letters, digits and hyphens."""
         return self.public_name()
 
+    def here(self) -> bool:
+        """Whether its items are on this machine; nothing is read or fetched."""
+        return True
+
     @property
     def notes(self) -> list[str]:
         """What a user should be told about how the data were read: one line each."""

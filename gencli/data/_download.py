@@ -57,10 +57,9 @@ def obtain(
     """
     cache = cache_folder(dataset)
     places = [*folders, cache]
-    found: dict[str, Path] = {}
+    found = located(dataset, files, folders)
     for file in files:
-        here = next((place / file.name for place in places if (place / file.name).is_file()), None)
-        if here is None:
+        if file.name not in found:
             here = cache / file.name
             try:
                 fetch(file, here, progress)
@@ -69,8 +68,15 @@ def obtain(
                 reason = getattr(error, "reason", None) or error
                 message = f"data set '{dataset}' lacks {file.name}: not in {looked}, and {file.url} failed ({reason})"
                 raise GencliError(message.replace("\n", " "), advice.format(cache=cache)) from error
-        found[file.name] = here
+            found[file.name] = here
     return found
+
+
+def located(dataset: str, files: Sequence[Remote], folders: Sequence[Path]) -> dict[str, Path]:
+    """The path of every file that is on this machine."""
+    places = [*folders, cache_folder(dataset)]
+    paths = [(file.name, place / file.name) for file in files for place in reversed(places)]
+    return {name: path for name, path in paths if path.is_file()}
 
 
 def fetch(file: Remote, target: Path, progress: Progress | None = None) -> None:

@@ -14,7 +14,7 @@ import torch
 from gencli.config import opt
 from gencli.core import Field, Spec
 from gencli.data._base import Data, Split
-from gencli.data._download import Remote, obtain
+from gencli.data._download import Remote, located, obtain
 from gencli.data._resize import resize
 from gencli.errors import GencliError
 
@@ -63,6 +63,9 @@ class IdxData(Data):
         size = self.config.image_size or 28
         label = Field("label", (), vocab=len(self.names), names=self.names)
         return Spec(Field("image", (1, size, size), vocab=256), {} if self.config.unconditional else {"label": label})
+
+    def here(self) -> bool:
+        return len(located(self.name, self.files, self.folders)) == len(self.files)
 
     def load(self) -> dict[str, Split]:
         paths = obtain(self.name, self.files, self.folders, self.advice, self.progress)

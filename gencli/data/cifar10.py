@@ -20,7 +20,7 @@ import torch
 from gencli.config import opt
 from gencli.core import Field, Spec
 from gencli.data._base import Data, Split
-from gencli.data._download import Remote, obtain
+from gencli.data._download import Remote, located, obtain
 from gencli.data._resize import resize
 from gencli.errors import GencliError
 
@@ -52,6 +52,9 @@ class Cifar10(Data):
         size = self.config.image_size or 32
         label = Field("label", (), vocab=len(self.names), names=self.names)
         return Spec(Field("image", (3, size, size), vocab=256), {} if self.config.unconditional else {"label": label})
+
+    def here(self) -> bool:
+        return bool(located(self.name, [self.file], []))
 
     def load(self) -> dict[str, Split]:
         advice = (

@@ -23,7 +23,7 @@ def methods() -> str:
 
 
 def _table(kind: str) -> str:
-    found = registry.entries(kind).values()
+    found = [entry for entry in registry.entries(kind).values() if not entry.package]
     if kind == "models":
         made = _recipes()
         rows = [[_file(e), _paper(e), ", ".join(e.offers), ", ".join(made.get(e.name, []))] for e in found]
@@ -44,7 +44,7 @@ def _paper(entry: registry.Entry) -> str:
 
 def _recipes() -> dict[str, list[str]]:
     made: dict[str, list[str]] = {}
-    for name in recipe.names():
+    for name in (name for name, path in recipe.names().items() if path.parent == recipe.FOLDER):
         made.setdefault(registry.public_name(recipe.load(name)["model"]["name"]), []).append(f"`{name}`")
     return made
 

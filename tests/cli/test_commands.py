@@ -102,6 +102,12 @@ EVERY = [
     ["info", "ddpm-digits"],
     ["info", "ddim"],
     ["data", "check", "photos"],
+    ["runs"],
+    ["runs", "slim", "ddpm-digits", "--yes"],
+    ["runs", "rm", "ddpm-digits", "--yes"],
+    ["cache"],
+    ["cache", "--clear", "--yes"],
+    ["env"],
 ]
 
 
