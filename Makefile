@@ -29,7 +29,7 @@ $(BIN)/python:
 	@touch $@
 
 .venv/.tested: .venv/.installed
-	$(PIP) -e '.[dev,peers]'
+	$(PIP) -e '.[dev,peers,export]'
 	@touch $@
 
 define SIZES
@@ -56,7 +56,7 @@ slow: .venv/.tested
 	$(ONE_THREAD) $(BIN)/python -m pytest -n 2 -m slow --durations 0
 
 bench: .venv/.tested
-	$(BIN)/python -m benchmarks.pixelcnn_sampling
+	$(BIN)/python -m benchmarks --json docs/bench.json
 
 wheel: .venv/.tested
 	rm -rf build

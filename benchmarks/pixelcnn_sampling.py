@@ -1,22 +1,18 @@
 """How much the row caches save: sampling 28×28 images pixel by pixel, against one batched forward a pixel.
 
-    python benchmarks/pixelcnn_sampling.py [--images 64] [--batch 16] [--side 28] [--rounds 3]
-
-Paired: every round measures both on the same batch and the ratio is taken within the round. The full pass is timed over
-`--pixels` pixels and scaled to all of them. Equality is between `--images` images with caches and without, from the
-same uniform numbers, at `--equal` pixels a side (28 takes long).
+The full pass is timed over a few pixels and scaled to all of them. Equality is between images with caches and without, from
+the same uniform numbers, of fewer pixels.
 """
 
 from __future__ import annotations
 
-import argparse
-import statistics
-import time
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from benchmarks._frame import Case, Outcome, Side
 from gencli.core import Field, Rng, Spec
 from gencli.models.autoregressive._family import AutoregressiveModel
 from gencli.models.autoregressive.gated_pixelcnn import GatedPixelCNN
@@ -58,50 +54,50 @@ class Naive:
 def sample(model: Any, seeds: range) -> Tensor:
     """Images of these seeds."""
     sampler = NextTokenSampler.make()
-    frames = sampler.frames(model, model.spec, len(seeds), Rng.rows(seeds), {})
-    return list(frames)[-1].x
-
-
-def seconds(model: Any, batch: int, pixels: int) -> tuple[float, float]:
-    """Seconds of a whole batch with caches, and without (scaled from `pixels` full passes)."""
-    began = time.perf_counter()
-    x = sample(model, range(batch))
-    cached = time.perf_counter() - began
-    tokens = x.flatten(1)
-    began = time.perf_counter()
-    for _ in range(pixels):
-        model.logits(tokens)
-    return cached, (time.perf_counter() - began) / pixels * tokens.shape[1]
-
-
-def equal(model: Any, images: int, batch: int) -> float:
-    """Share of images that are equal with and without caches."""
-    same = []
-    for first in range(0, images, batch):
-        seeds = range(first, min(first + batch, images))
-        same.append((sample(model, seeds) == sample(Naive(model), seeds)).flatten(1).all(1))
-    return float(torch.cat(same).double().mean())
-
-
-def main() -> None:
-    """Print the table."""
-    read = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
-    for name, default in (("images", 64), ("batch", 16), ("side", 28), ("rounds", 3), ("pixels", 8), ("equal", 12)):
-        read.add_argument(f"--{name}", type=int, default=default)
-    given = read.parse_args()
-    print(f"batch {given.batch}, {given.side}x{given.side}, {torch.get_num_threads()} threads")
-    print(f"{'model':16} {'dtype':8} {'cached s':>9} {'full s':>9} {'ratio':>7}  equal at {given.equal}x{given.equal}")
     with torch.no_grad():
-        for name in MODELS:
-            for dtype in (torch.float32, torch.float64):
-                model = make(name, given.side, dtype)
-                pairs = [seconds(model, given.batch, given.pixels) for _ in range(given.rounds)]
-                ratio = statistics.median(full / cached for cached, full in pairs)
-                cached, full = (statistics.median(column) for column in zip(*pairs, strict=True))
-                same = equal(make(name, given.equal, dtype), given.images, given.batch)
-                kind = str(dtype).removeprefix("torch.")
-                print(f"{name:16} {kind:8} {cached:9.2f} {full:9.2f} {ratio:7.1f}  {same:.1%} of {given.images}")
+        frames = sampler.frames(model, model.spec, len(seeds), Rng.rows(seeds), {})
+        return list(frames)[-1].x
 
 
-if __name__ == "__main__":
-    main()
+def side_of(who: str, name: str, side: int, batch: int, pixels: int) -> Side:
+    """A whole batch with caches, or full passes for `pixels` of its pixels."""
+    model = make(name, side, torch.float32)
+    if who == "gencli":
+        return lambda: sample(model, range(batch))
+    tokens = torch.randint(256, (batch, side * side), generator=torch.Generator().manual_seed(0))
+
+    @torch.no_grad()
+    def passes() -> None:
+        for _ in range(pixels):
+            model.logits(tokens)
+
+    return passes
+
+
+def unequal(name: str, side: int, images: int) -> Outcome:
+    """Share of images that differ with and without caches."""
+    found = {}
+    for dtype in (torch.float32, torch.float64):
+        model, seeds = make(name, side, dtype), range(images)
+        same = (sample(model, seeds) == sample(Naive(model), seeds)).flatten(1).all(1)
+        kind = str(dtype).removeprefix("torch.")
+        found[f"share of {images} images that differ, {side}×{side}, {kind}"] = (1 - float(same.double().mean()), 0.0)
+    return found
+
+
+def cases(folder: Path, mini: bool) -> list[Case]:
+    """One a network."""
+    side, small, images = (5, 4, 4) if mini else (28, 10, 32)
+    pixels, batch = 4, 4 if mini else 16
+    return [
+        Case(
+            f"{name} sampling, {side}×{side}, batch {batch}",
+            "a full pass a pixel",
+            lambda who, name=name: side_of(who, name, side, batch, pixels),
+            rounds=1 if mini else 3,
+            outcome=lambda ours, theirs, name=name: unequal(name, small, images),
+            aim=20.0,
+            share={"peer": pixels / side**2},
+        )
+        for name in MODELS
+    ]

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from gencli.errors import GencliError
 from gencli.files import atomic_path
@@ -54,7 +55,8 @@ def frechet_distance(a: Statistics, b: Statistics) -> float:
     assert a.mean.shape == b.mean.shape, f"{a.mean.shape} features against {b.mean.shape}"
     between = a.mean - b.mean
     left = _factor(a.cov)
-    eigenvalues = np.linalg.eigvalsh(left.T @ b.cov @ left)
+    inner = torch.from_numpy(left.T @ b.cov @ left)
+    eigenvalues = torch.linalg.eigvalsh(inner).numpy()  # half of NumPy's time
     cross = np.sqrt(np.clip(eigenvalues, 0, None)).sum()
     return max(float(between @ between + np.trace(a.cov) + np.trace(b.cov) - 2 * cross), 0.0)
 
