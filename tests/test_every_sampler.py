@@ -96,12 +96,13 @@ def test_the_frames_are_numbered_and_the_last_is_the_sample(name: str, model: st
 
 @pytest.mark.parametrize(("name", "model"), PAIRS)
 def test_sampling_leaves_the_global_generator_alone(name: str, model: str) -> None:
+    run = run_of(model)
     torch.manual_seed(3)
     before = torch.get_rng_state()
-    first = drawn(run_of(model), name, 2)
+    first = drawn(run, name, 2)
     assert torch.equal(torch.get_rng_state(), before)
     torch.manual_seed(4)
-    assert torch.equal(drawn(run_of(model), name, 2), first)
+    assert torch.equal(drawn(run, name, 2), first)
 
 
 @pytest.mark.parametrize(("name", "model"), PAIRS)
