@@ -26,6 +26,7 @@ from gencli.training.trainer import Trainer
 TRAIN = {"steps": 6, "batch_size": 8, "save_every": 3, "sample_every": 1000}
 UNET = {"name": "unet", "width": 8, "mults": [1, 2], "blocks": 1, "attention": [4]}
 HALVES = {"width": 8, "residual_width": 4, "residual_blocks": 1, "downsamples": 1}
+MLP = {"name": "mlp", "width": 16, "layers": 1}
 VQ = {"name": "vqvae", "codes": 16, "dim": 4, "decay": 0.5}
 TABLES: dict[str, dict[str, Any]] = {
     "ddpm": {"model": {"name": "ddpm", "timesteps": 20, "net": UNET}},
@@ -36,6 +37,17 @@ TABLES: dict[str, dict[str, Any]] = {
         "model": {"name": "gated-pixelcnn", "net": {"name": "gated-pixelcnn", "width": 4, "layers": 2, "head": 8}}
     },
     "pixelcnn": {"model": {"name": "pixelcnn", "net": {"name": "pixelcnn", "width": 4, "blocks": 1, "head": 8}}},
+    "vae": {"model": {"name": "vae", "dim": 4, "encoder": MLP, "decoder": MLP}},
+    "realnvp": {"model": {"name": "realnvp", "couplings": 1, "net": {"name": "coupling-resnet", "width": 4, "blocks": 1}}},
+    "wgan-gp": {
+        "model": {
+            "name": "wgan-gp",
+            "latent": 8,
+            "critic_turns": 2,
+            "generator": {"name": "dcgan-generator", "width": 4, "upsamples": 2},
+            "critic": {"name": "dcgan-critic", "width": 4, "downsamples": 2},
+        }
+    },
 }
 DIGITS = {"name": "digits", "image_size": 8}
 

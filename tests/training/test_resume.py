@@ -121,7 +121,7 @@ def kill_twice(zygote: Zygote, tmp_path: Path, args: list[str], seed: int) -> No
     assert json.loads((folder / "config.json").read_text())["step"] == STEPS
 
 
-@pytest.mark.parametrize("model", ["vqvae", "gated-pixelcnn", "ddpm"])
+@pytest.mark.parametrize("model", ["vqvae", "gated-pixelcnn", "ddpm", "wgan-gp"])
 def test_a_run_killed_twice_equals_an_uninterrupted_one(zygote: Zygote, tmp_path: Path, model: str) -> None:
     kill_twice(zygote, tmp_path, recipe(tmp_path, model), seed=1)
 
@@ -134,7 +134,7 @@ def test_a_prior_over_codes_killed_twice_equals_an_uninterrupted_one(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(10, 18))
-@pytest.mark.parametrize("model", ["vqvae", "gated-pixelcnn", "pixelcnn", "ddpm"])
+@pytest.mark.parametrize("model", ["vqvae", "gated-pixelcnn", "pixelcnn", "ddpm", "vae", "realnvp", "wgan-gp"])
 def test_a_run_killed_twice_at_many_moments_equals_an_uninterrupted_one(
     zygote: Zygote, tmp_path: Path, model: str, seed: int
 ) -> None:
