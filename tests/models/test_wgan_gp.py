@@ -16,9 +16,9 @@ from gencli.core import Field, LatentVariable, Rng, Spec, Turn
 from gencli.errors import GencliError
 from gencli.metrics._base import FeatureSet
 from gencli.metrics.wasserstein import Wasserstein
-from gencli.models.gan import _family
 from gencli.models.gan.wgan_gp import WganGp
 from gencli.samplers.prior import Prior
+from gencli.training import across
 from gencli.training import session as sessions
 
 PLANE = Spec(Field("points", (2,)))
@@ -243,11 +243,11 @@ def test_running_statistics_follow_every_batch_made_and_are_made_equal_over_proc
         model({"x": torch.zeros(8, 1, 8, 8)}, turn(phase))
         assert {int(m.num_batches_tracked) for m in norms} == {seen}
     before = [m.running_mean.clone() for m in norms]
-    model.after_step(turn())
+    across.average_statistics(model)
     assert all(torch.equal(m.running_mean, b) for m, b in zip(norms, before, strict=True))
-    monkeypatch.setattr(_family, "world", lambda: type("Two", (), {"size": 2}))
-    monkeypatch.setattr(_family, "all_reduce", lambda value: value.add_(3.0))  # the other process has threes
-    model.after_step(turn())
+    monkeypatch.setattr(across, "world", lambda: type("Two", (), {"size": 2}))
+    monkeypatch.setattr(across, "all_reduce", lambda value: value.add_(3.0))  # the other process has threes
+    across.average_statistics(model)
     for m, b in zip(norms, before, strict=True):
         torch.testing.assert_close(m.running_mean, (b + 3) / 2)
 

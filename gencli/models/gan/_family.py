@@ -11,7 +11,7 @@ sampled from is the average of the generator's weights, if the run keeps one.
 Batch normalisation in a generator couples the items of a batch (`couples`). Sampling uses its running statistics, so that
 a sample depends on its own latent alone; they follow every batch that is made, in the critic's turns too, since those are
 made by the generator as it is now. Their values are the last ones even where weights are averaged: with an average choose
-another normalisation. Several processes make them equal after every step.
+another normalisation. The trainer makes them equal over processes after every step.
 
 Data with a range are squashed into it by tanh; points without one are what the generator says.
 
@@ -30,7 +30,7 @@ import torch
 from torch import Tensor, nn
 
 from gencli.config import Part, opt, part
-from gencli.core import Batch, Field, Losses, Model, Phase, Rng, Spec, Turn, all_reduce, world
+from gencli.core import Batch, Field, Losses, Model, Phase, Rng, Spec, Turn
 from gencli.errors import GencliError
 
 
@@ -59,7 +59,7 @@ class Adversarial(Model):
             )
         self.generator = config.generator.build(Field("latent", (config.latent,)), x, {})
         self.critic = config.critic.build(x, Field("score", (1,)), {})
-        self.couples = bool(_statistics(self.generator))
+        self.couples = any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in self.generator.modules())
 
     def phases(self) -> list[Phase]:
         turns = self.config.critic_turns
@@ -97,14 +97,3 @@ class Adversarial(Model):
             return made
         low, high = self.spec.x.range
         return (low + high) / 2 + (high - low) / 2 * made.tanh()
-
-    def after_step(self, turn: Turn) -> None:
-        if world().size > 1:
-            for value in _statistics(self.generator):
-                all_reduce(value).div_(world().size)
-
-
-def _statistics(module: nn.Module) -> list[Tensor]:
-    """The running statistics of batch normalisation."""
-    norms = [m for m in module.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
-    return [value for norm in norms for value in (norm.running_mean, norm.running_var) if value is not None]
