@@ -151,11 +151,7 @@ class Session:
         if folder is not None:
             self.folder = folder
             self.config = read_config(folder)
-            if self.config.get("step") and not any((folder / "train").glob("step-*")):
-                raise GencliError(
-                    f"run {folder.name} was slimmed at step {self.config['step']}: it has no state to resume from",
-                    f"it still samples: gencli sample {folder.name}; leave --resume out to start a new run",
-                )
+            self._check_state()
             with main_first():
                 self._check_data()
             nested = folder / "codec"
@@ -208,6 +204,16 @@ class Session:
             "adapters": [],
             "step": 0,
         }
+
+    def _check_state(self) -> None:
+        """Refuse a run whose weights a fresh start would replace."""
+        step, made = self.config.get("step"), self.config.get("converted")
+        if (step or made) and not any((self.folder / "train").glob("step-*")):
+            why = f"was slimmed at step {step}" if not made else f"was converted from {made['path']}"
+            raise GencliError(
+                f"run {self.folder.name} {why}: it has no state to resume from",
+                f"it still samples: gencli sample {self.folder.name}; leave --resume out to start a new run",
+            )
 
     def _check_data(self) -> None:
         then = self.config["data"]["hash"]

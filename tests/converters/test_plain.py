@@ -9,7 +9,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 from saved import Creates, ddpm, saved
-from tiny import table
+from tiny import resumed, table
 
 from gencli.bundle import Run, read_tensors
 from gencli.converters._base import Packed
@@ -64,6 +64,15 @@ def test_pt_to_run_to_safetensors_to_run_is_bit_equal(plain, tmp_path):
     config = json.loads((two / "config.json").read_text())
     assert config["converted"]["from"] == "safetensors" and config["name"] == two.name
     assert config["recipe"] == json.loads((plain / "config.json").read_text())["recipe"]
+
+
+def test_an_imported_run_is_not_resumed_which_would_replace_its_weights(plain, tmp_path):
+    file = Pt.make().export(Run.load(plain), tmp_path / "a.pt", True).path
+    brought = Pt.make().bring(file, None, tmp_path, None, "typed", True).path
+    before = bits(brought)
+    with pytest.raises(GencliError, match="was converted from .*no state to resume from"):
+        resumed(brought)
+    assert bits(brought) == before
 
 
 def test_a_safetensors_file_is_the_same_bytes_every_time_and_says_what_it_is(plain, tmp_path):
