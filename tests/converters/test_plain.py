@@ -70,7 +70,7 @@ def test_an_imported_run_is_not_resumed_which_would_replace_its_weights(plain, t
     file = Pt.make().export(Run.load(plain), tmp_path / "a.pt", True).path
     brought = Pt.make().bring(file, None, tmp_path, None, "typed", True).path
     before = bits(brought)
-    with pytest.raises(GencliError, match="was converted from .*no state to resume from"):
+    with pytest.raises(GencliError, match=r"was converted from .*no state to resume from"):
         resumed(brought)
     assert bits(brought) == before
 
