@@ -38,7 +38,9 @@ TABLES: dict[str, dict[str, Any]] = {
     },
     "pixelcnn": {"model": {"name": "pixelcnn", "net": {"name": "pixelcnn", "width": 4, "blocks": 1, "head": 8}}},
     "vae": {"model": {"name": "vae", "dim": 4, "encoder": MLP, "decoder": MLP}},
-    "realnvp": {"model": {"name": "realnvp", "couplings": 1, "net": {"name": "coupling-resnet", "width": 4, "blocks": 1}}},
+    "realnvp": {
+        "model": {"name": "realnvp", "couplings": 1, "net": {"name": "coupling-resnet", "width": 4, "blocks": 1}}
+    },
     "wgan-gp": {
         "model": {
             "name": "wgan-gp",
