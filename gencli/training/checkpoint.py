@@ -95,9 +95,11 @@ def publish(state: Path, folder: Path) -> None:
 
 
 def remove_partial(folder: Path) -> None:
-    """Remove what an interrupted save left behind."""
+    """Remove what an interrupted save left behind; only the process that holds the run's lock may."""
     for path in (folder / "train").glob(".writing-*"):
         shutil.rmtree(path)
+    for path in [*folder.rglob(".*.tmp"), *folder.glob(".model-*")]:
+        path.unlink(missing_ok=True)
 
 
 def newest(folder: Path) -> tuple[Path | None, dict[str, Any], list[str]]:

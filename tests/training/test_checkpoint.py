@@ -346,3 +346,12 @@ def test_a_loss_that_is_not_finite_stops_the_run_with_a_bundle_and_keeps_the_las
     bundle = json.loads((run / "train" / "not-finite-7.json").read_text())
     assert bundle["step"] == 7 and len(bundle["items"]) == 8 and bundle["seed"] == 0 and bundle["layer"] == "the loss"
     assert hashes(run) == before and not (run / "train" / "lock.json").exists()
+
+
+def test_what_a_killed_save_left_behind_goes_on_resuming(tmp_path: Path) -> None:
+    folder = trained(tmp_path, table("vqvae"))
+    (folder / "train" / ".writing-00000009-77").mkdir()
+    for name in (".config.json.77-0a1b2c3d.tmp", ".model-77", "samples/.step-00000009.png.77-0a1b2c3d.tmp"):
+        (folder / name).write_bytes(b"half")
+    resumed(folder, steps=7)
+    assert not list(folder.rglob(".*")), "nothing temporary is left"
