@@ -135,6 +135,9 @@ class Peer:
     """diffusers' network, optimiser and average, as its script for unconditional training has them."""
 
     def __init__(self, place: Path) -> None:
+        from gencli.metrics._torchvision import import_torchvision
+
+        import_torchvision()  # which diffusers imports too
         from diffusers import DDPMScheduler, UNet2DModel
         from diffusers.training_utils import EMAModel
 
@@ -158,6 +161,9 @@ class Peer:
 
 def draw_peer(place: Path, size: int, steps: int) -> Side:
     """The loop of `DDIMPipeline`, along the clipped estimate as gencli goes."""
+    from gencli.metrics._torchvision import import_torchvision
+
+    import_torchvision()  # which diffusers imports too
     from diffusers import DDIMScheduler, UNet2DModel
 
     net = UNet2DModel.from_pretrained(place / "sample", subfolder="unet", local_files_only=True).eval()
