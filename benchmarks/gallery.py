@@ -119,7 +119,8 @@ raw pixels for digits, a small network for Fashion-MNIST, neither used in traini
 {bar}. Two controls must fail: one
 Gaussian with the mean and covariance of all images, and an untrained network. N = {count} samples; *recognisable* is the
 share whose best class leads by as much as it does for nine in ten held-out images; *novelty* is the distance to the nearest
-training image, that of held-out images being 1. Times are of two cores without a GPU, and of the sampler named.
+training image, that of held-out images being 1. Times are of one thread of a shared CPU, and of the
+sampler named: they rank methods, no more.
 
 Made by `python -m benchmarks.gallery RUN…` from trained runs; nothing on this page is typed.
 """
