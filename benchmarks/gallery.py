@@ -27,6 +27,7 @@ from gencli.data import open_table
 from gencli.evaluation.generate import Request, cost, generate, labels_for, resolved
 from gencli.evaluation.preview import reconstructions
 from gencli.report.kinds.image import grid
+from gencli.training.session import resolve
 
 DOCS = Path(__file__).parent.parent / "docs"
 FACTS = DOCS / "gallery" / "gallery.json"
@@ -34,12 +35,14 @@ JUDGES: dict[int, judge.Data] = {8: "digits-8x8", 16: "digits", 28: "fashion-mni
 COUNT, SHOWN, MOST_BYTES = 1000, 48, 25_000
 
 
-def fingerprint(name: str) -> str:
-    """Of a recipe's file and its model's, by which an entry is known to be stale."""
-    module = registry.entry("models", recipe.load(name)["model"]["name"]).module
-    model = Path(*module.split(".")).with_suffix(".py")
-    read = recipe.names()[name].read_bytes() + (DOCS.parent / model).read_bytes()
-    return hashlib.sha256(read).hexdigest()[:16]
+def fingerprint(tables: dict[str, Any]) -> str:
+    """Of what a recipe, or the run that was made with one, says of model and training, and of the model's file."""
+    made = resolve(tables)
+    module = registry.entry("models", made["model"]["name"]).module
+    said = json.dumps([made["model"], made["train"]], sort_keys=True).encode()
+    return hashlib.sha256(said + (DOCS.parent / Path(*module.split(".")).with_suffix(".py")).read_bytes()).hexdigest()[
+        :16
+    ]
 
 
 def measured(folder: Path) -> dict[str, Any]:
@@ -58,7 +61,7 @@ def measured(folder: Path) -> dict[str, Any]:
         "data": data.name,
         "steps": run.step,
         "parameters": run.config["parameters"],
-        "fingerprint": fingerprint(name),
+        "fingerprint": fingerprint(run.config["recipe"]),
         **made,
     }
 
@@ -182,7 +185,7 @@ def main() -> None:
     facts = json.loads(FACTS.read_text(encoding="utf-8")) if FACTS.exists() else {}
     if args.stale:
         for name, entry in facts.items():
-            if entry["fingerprint"] != fingerprint(name):
+            if entry["fingerprint"] != fingerprint(recipe.load(name)):
                 print(name)
         return
     for folder in args.runs:
