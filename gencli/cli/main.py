@@ -60,7 +60,7 @@ def _root(
     debug: bool = typer.Option(False, "--debug", help="show the traceback of an error, with every command"),
     version: bool = typer.Option(False, "--version", help="show the version"),
 ) -> None:
-    """Train, sample and evaluate every kind of deep generative model."""
+    """Train, sample, evaluate and convert every kind of deep generative model."""
 
 
 def _take_globals(args: list[str]) -> list[str]:
