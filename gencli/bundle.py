@@ -21,7 +21,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from gencli import registry
+from gencli import __version__, registry
 from gencli.config import choose
 from gencli.core import Batch, Codec, Denoiser, Field, LatentVariable, Model, NextToken, Rng, Spec, TokenDenoiser
 from gencli.errors import GencliError
@@ -223,6 +223,40 @@ def read_config(path: Path) -> dict[str, Any]:
             "upgrade gencli",
         )
     return config
+
+
+def new_config(
+    run: Run, data: Mapping[str, Any], name: str, created: str = "", command: str = "", codec: Run | None = None
+) -> dict[str, Any]:
+    """The config.json of a run that was just built from a resolved recipe.
+
+    Args:
+        run: the run.
+        data: name, hash and number of items of its data set.
+        name: the run's.
+        created: when, in ISO form; empty if it is not known.
+        command: what was typed.
+        codec: the run whose latents are its data.
+    """
+    recipe = run.config["recipe"]
+    inner = codec.config["model_names"] if codec else []
+    return {
+        "format": FORMAT,
+        "gencli": __version__,
+        "name": name,
+        "created": created,
+        "command": command,
+        "recipe": recipe,
+        "spec": spec_to(run.spec),
+        "data": {**data, "spec": spec_to(run.data_spec)},
+        "parameters": sum(p.numel() for p in run.model.parameters()),
+        "codec_models": inner,
+        "model_names": [recipe["model"]["name"], *inner],
+        "codec": codec.name if codec else None,
+        "sources": [],
+        "adapters": [],
+        "step": 0,
+    }
 
 
 def state_of(module: nn.Module) -> dict[str, Tensor]:

@@ -20,7 +20,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from gencli import __version__, files
-from gencli.bundle import FORMAT, Run, read_config, read_tensors, spec_to
+from gencli.bundle import FORMAT, Run, new_config, read_config, read_tensors
 from gencli.config import Component
 from gencli.errors import GencliError
 from gencli.training.ema import kept_state
@@ -212,39 +212,24 @@ def _staged(target: Path, folder: bool) -> Iterator[Path]:
             temporary.mkdir(parents=True)
         yield temporary
         with files.explained(target):
+            old = temporary.with_suffix(".old")
             if target.exists():
-                shutil.rmtree(target)
-            files.replace(temporary, target)
+                files.replace(target, old)  # until the new one is there
+            try:
+                files.replace(temporary, target)
+            except OSError:
+                if old.exists():
+                    files.replace(old, target)
+                raise
+            shutil.rmtree(old, ignore_errors=True)
             files.sync_folder(target.parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
 def described(run: Run, data: Mapping[str, Any]) -> dict[str, Any]:
-    """The config of a run that was not trained here.
-
-    Args:
-        run: just built from a resolved recipe.
-        data: name, hash and number of items of its data set.
-    """
-    name = run.config["recipe"]["model"]["name"]
-    return {
-        "format": FORMAT,
-        "gencli": __version__,
-        "name": f"{name}-{data['name']}",
-        "created": "",
-        "command": "",
-        "recipe": run.config["recipe"],
-        "spec": spec_to(run.spec),
-        "data": {**data, "spec": spec_to(run.data_spec)},
-        "parameters": sum(p.numel() for p in run.model.parameters()),
-        "codec_models": [],
-        "model_names": [name],
-        "codec": None,
-        "sources": [],
-        "adapters": [],
-        "step": 0,
-    }
+    """The config of a run that was not trained here, from name, hash and number of items of its data set."""
+    return new_config(run, data, f"{run.config['recipe']['model']['name']}-{data['name']}")
 
 
 def foreign(tensors: Mapping[str, Tensor], like: Run | None, where: Path) -> Packed:

@@ -21,9 +21,9 @@ from typing import Any, Literal
 
 import torch
 
-from gencli import __version__, files
 from gencli import device as hardware
-from gencli.bundle import FORMAT, Run, nest, read_config, spec_to
+from gencli import files
+from gencli.bundle import Run, nest, new_config, read_config
 from gencli.config import as_dict, choose, parse
 from gencli.core import broadcast, greatest, main_first, mix, world
 from gencli.data._base import Data
@@ -182,28 +182,15 @@ class Session:
         files.atomic_json(self.folder / "config.json", self.config)
 
     def _new_config(self) -> dict[str, Any]:
-        parameters = sum(p.numel() for p in self.run.model.parameters())
         splits = {name: len(self.data.split(name)) for name in ("train", "test")}
-        return {
-            "format": FORMAT,
-            "gencli": __version__,
-            "name": self.folder.name,
-            "created": datetime.datetime.now(datetime.UTC).isoformat(),
-            "command": shlex.join(["gencli", *(arg for arg in sys.argv[1:] if arg not in OUTPUT_FLAGS)]),
-            "recipe": self.recipe,
-            "spec": spec_to(self.run.spec),
-            "data": {"name": self.data.name, "spec": spec_to(self.data.spec), "hash": self.data.hash, "items": splits},
-            "parameters": parameters,
-            "codec_models": self.codec_run.config["model_names"] if self.codec_run else [],
-            "model_names": [
-                self.recipe["model"]["name"],
-                *(self.codec_run.config["model_names"] if self.codec_run else []),
-            ],
-            "codec": self.codec_run.name if self.codec_run else None,
-            "sources": [],
-            "adapters": [],
-            "step": 0,
-        }
+        return new_config(
+            self.run,
+            {"name": self.data.name, "hash": self.data.hash, "items": splits},
+            self.folder.name,
+            datetime.datetime.now(datetime.UTC).isoformat(),
+            shlex.join(["gencli", *(arg for arg in sys.argv[1:] if arg not in OUTPUT_FLAGS)]),
+            self.codec_run,
+        )
 
     def _check_state(self) -> None:
         """Refuse a run whose weights a fresh start would replace."""
