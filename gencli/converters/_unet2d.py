@@ -65,6 +65,12 @@ def unet_of(run: Run, model: Ddpm) -> dict[str, Any]:
             f"run {run.name} has net.groups 0, norms of {sorted(groups)} groups; UNet2DModel has one number for all",
             f"train with --net.groups {min(groups)}, which divides every width of this network",
         )
+    if config.mults[0] != 1:
+        raise GencliError(
+            f"run {run.name} has net.mults {','.join(map(str, config.mults))}; "
+            "the first level of UNet2DModel is as wide as its first layer",
+            f"gencli convert {run.name} --to safetensors, or onnx",
+        )
     looks = [height // 2**i in config.attention for i in range(len(config.mults))]
     label = run.spec.cond.get("label")
     return {

@@ -79,8 +79,9 @@ class UNet(nn.Module, Component):
         self.label = LabelEmbedding(label, embedding, std=1.0) if label else None
         self.conv_in = _conv(x.shape[0], width)
         self._build_levels(x.shape[1], embedding)
-        self.norm_out = _norm(width, config.groups)
-        self.conv_out = _conv(width, out, gain=NEAR_ZERO)
+        last = width * config.mults[0]
+        self.norm_out = _norm(last, config.groups)
+        self.conv_out = _conv(last, out, gain=NEAR_ZERO)
 
     def _build_levels(self, side: int, embedding: int) -> None:
         config = self.config

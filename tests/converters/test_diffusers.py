@@ -319,6 +319,7 @@ def test_an_option_without_a_counterpart_is_named(file, change, words, classes, 
         (table("vqvae"), "is a vqvae"),
         (table("pixelcnn"), "is a pixelcnn"),
         (ddpm(groups=0), r"net.groups 0, norms of \[2, 4, 8\] groups"),
+        (ddpm(mults=[2, 2]), "net.mults 2,2"),
         (ddpm({"sample": {"name": "ddim", "spacing": "quad"}}), "spacing quad"),
         (ddpm({"codecs": [{"name": "pixels", "range": "0,1"}]}), r"pixels in \[-1, 1\]"),
         (
@@ -326,7 +327,7 @@ def test_an_option_without_a_counterpart_is_named(file, change, words, classes, 
             "network dit",
         ),
     ],
-    ids=["vqvae", "pixelcnn", "groups", "spacing", "codec", "network"],
+    ids=["vqvae", "pixelcnn", "groups", "first level", "spacing", "codec", "network"],
 )
 def test_what_diffusers_has_no_like_of_is_refused_with_the_reason(tables, words, tmp_path):
     run = saved(tmp_path / "runs", tables)

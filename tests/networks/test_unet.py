@@ -119,6 +119,12 @@ def test_output_has_the_input_shape_at_every_multiple_of_the_stride(sides):
     assert net(torch.zeros(2, 1, *sides), torch.zeros(2)).shape == (2, 2, *sides)
 
 
+def test_the_first_level_may_be_wider_than_the_first_layer():
+    net = randomised(UNet.make({"width": 8, "mults": (2, 3), "blocks": 1, "attention": ()}, image(8), 1, {}))
+    made = net(torch.randn(2, 1, 8, 8, generator=torch.Generator().manual_seed(0)), torch.tensor([1.0, 5.0]))
+    assert made.shape == (2, 1, 8, 8) and net.norm_out.num_channels == 16
+
+
 def test_28_pixels_work_with_three_levels():
     net = randomised(UNet.make({**TINY, "mults": (1, 2, 2), "attention": (7,)}, image(28), 1, {}))
     assert sum("attentions" in name for name, _ in net.named_parameters()) == 10 * 3  # one block down, two up, at 7×7
