@@ -18,6 +18,7 @@ from torch import Tensor
 
 from gencli.config import Component, opt
 from gencli.core import Batch
+from gencli.guidance._base import Denoise
 
 
 class Cfg(Component):
@@ -30,11 +31,11 @@ class Cfg(Component):
     def __init__(self, config: Config) -> None:
         self.config = config
 
-    def __call__(self, denoise: Callable[..., Tensor], cond: Batch) -> Callable[[Tensor, Tensor], Tensor]:
+    def __call__(self, denoise: Callable[..., Tensor], cond: Batch) -> Denoise:
         return guided(denoise, cond, self.config.scale)
 
 
-def guided(denoise: Callable[..., Tensor], cond: Batch, scale: float) -> Callable[[Tensor, Tensor], Tensor]:
+def guided(denoise: Callable[..., Tensor], cond: Batch, scale: float) -> Denoise:
     """`(x, sigma) -> x0` with the conditions inside."""
     if not cond or scale == 1.0:
         return lambda x, sigma: denoise(x, sigma, **cond)

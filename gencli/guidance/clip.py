@@ -7,13 +7,8 @@ The outermost wrapper, in pixel space only: latents have no range.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
-from torch import Tensor
-
 from gencli.config import Component, NoSettings
-
-Denoise = Callable[[Tensor, Tensor], Tensor]
+from gencli.guidance._base import Denoise
 
 
 class Clip(Component):

@@ -12,6 +12,7 @@ from torch import Tensor
 from gencli.config import Component
 from gencli.core import Batch, Model, Rng, Spec
 from gencli.errors import GencliError
+from gencli.guidance._base import PLAIN, Guidance
 
 
 @dataclass(frozen=True)
@@ -55,11 +56,13 @@ class Sampler(Component):
             )
 
     @abstractmethod
-    def frames(self, model: Model, spec: Spec, n: int, rng: Rng, cond: Batch, guidance: float = 1.0) -> Iterator[Frame]:
+    def frames(
+        self, model: Model, spec: Spec, n: int, rng: Rng, cond: Batch, guidance: float | Guidance = PLAIN
+    ) -> Iterator[Frame]:
         """Frames of `n` samples, one a row of `rng`; conditions are `(n, …)`; guidance 1 = conditional, no second call."""
 
     def trajectory(
-        self, model: Model, spec: Spec, n: int, rng: Rng, cond: Batch, guidance: float = 1.0
+        self, model: Model, spec: Spec, n: int, rng: Rng, cond: Batch, guidance: float | Guidance = PLAIN
     ) -> Iterator[Frame]:
         """Frames to look at, the same samples last; those of `frames` where they show the way already."""
         return self.frames(model, spec, n, rng, cond, guidance)

@@ -5,58 +5,22 @@ from __future__ import annotations
 import itertools
 from abc import abstractmethod
 from collections.abc import Callable, Iterator
-from typing import Any, ClassVar, Literal
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
+from gencli.config import opt
 from gencli.core import Batch, Denoiser, Model, Rng, Spec
 from gencli.errors import GencliError
-from gencli.guidance import cfg, clip
+from gencli.guidance._base import PLAIN, Denoise, Guidance
+from gencli.guidance._compose import composed
 from gencli.samplers._base import Frame, Sampler
+from gencli.samplers._levels import NoiseSchedule, scheduled
 
-Denoise = Callable[[Tensor, Tensor], Tensor]  # (x, sigma) -> x0, conditions and guidance inside
-
-Spacing = Literal["leading", "trailing", "linspace", "quad"]
-CONTINUOUS_LEVELS, CONTINUOUS_RHO = 1000, 7.0  # what stands in for the table of a model trained at any level
-
-
-def spaced(model: Any, steps: int, spacing: Spacing, sampler: str) -> Tensor:
-    """`steps` of the model's levels, descending, then 0; float64.
-
-    `trailing` and `linspace` start at the noisiest level, `leading` and `quad` (the paper's) below it. A model trained at any
-    level is given 1,000 of them, spaced as EDM's (sigma^(1/7) evenly).
-
-    Raises:
-        GencliError: if `steps` is not between 1 and the number of levels.
-    """
-    table = _table(model)
-    if not 1 <= steps <= len(table):
-        raise GencliError(
-            f"{sampler}: steps is {steps}, the model has {len(table)} noise levels", f"use --steps 1 to {len(table)}"
-        )
-    return torch.cat([table[len(table) - 1 - timesteps(len(table), steps, spacing).flip(0)], table.new_zeros(1)])
-
-
-def timesteps(total: int, steps: int, spacing: Spacing) -> Tensor:
-    """`steps` different indices of 0 … total − 1 (0 is the cleanest), ascending."""
-    count = torch.arange(steps, dtype=torch.float64)
-    if spacing == "leading":
-        return (count * (total // steps)).long()
-    if spacing == "trailing":
-        return ((total - count * (total / steps)).round().long() - 1).flip(0)
-    if spacing == "linspace":
-        even = count * ((total - 1) / (steps - 1)) if steps > 1 else torch.full_like(count, total - 1)
-        return even.round().long()
-    squares = ((0.8 * total) ** 0.5 * count / max(steps - 1, 1)).square().long()
-    return ((squares - count).cummax(0).values + count).long()  # where squares repeat, the next index is taken
-
-
-def _table(model: Any) -> Tensor:
-    if model.levels is not None:
-        return model.levels.double().cpu()
-    noisiest, cleanest = (float(end) ** (1 / CONTINUOUS_RHO) for end in (model.sigma_max, model.sigma_min))
-    return torch.linspace(noisiest, cleanest, CONTINUOUS_LEVELS, dtype=torch.float64) ** CONTINUOUS_RHO
+Memory = dict[str, Any]
+"""What outlives a step; `x0` is shown to the user, `spread` is the learned variance of the last call, in [0, 1]."""
 
 
 class DiffusionSampler(Sampler):
@@ -64,16 +28,25 @@ class DiffusionSampler(Sampler):
 
     interface = Denoiser
     accepts: ClassVar[tuple[str, ...]] = ("mean", "transport")
+    own: ClassVar[NoiseSchedule] = "karras"  # the levels that its paper, or common use, gives it
+    calls: ClassVar[int] = 1  # evaluations of the denoiser in a step
 
-    @abstractmethod
+    @dataclass(frozen=True)
+    class Config:
+        steps: int = opt(50, "steps from noise to data")
+        noise_schedule: NoiseSchedule = opt(
+            "own", "levels visited: the sampler's own, evenly in the model's own time, or evenly in a function of σ"
+        )
+        clip: bool = opt(True, "keep estimates inside the data's range")
+
     def levels(self, model: Any) -> Tensor:
         """The sigmas visited, float64, usually descending to 0."""
+        chosen = self.config.noise_schedule
+        return scheduled(model, self.config.steps, self.own if chosen == "own" else chosen, self.public_name())
 
     @abstractmethod
-    def step(
-        self, denoise: Denoise, x: Tensor, here: Tensor, there: Tensor, memory: dict[str, Any], rng: Rng
-    ) -> Tensor:
-        """x at sigma `there` from x at sigma `here`; `memory` outlives the step; `memory["x0"]` is shown to the user."""
+    def step(self, denoise: Denoise, x: Tensor, here: Tensor, there: Tensor, memory: Memory, rng: Rng) -> Tensor:
+        """x at sigma `there` from x at sigma `here`; `memory["x0"]` is the estimate that is shown."""
 
     def check(self, model: Model) -> None:
         super().check(model)
@@ -84,20 +57,30 @@ class DiffusionSampler(Sampler):
                 f"it needs {' or '.join(self.accepts)}; see `gencli list samplers`",
             )
 
-    def frames(self, model: Model, spec: Spec, n: int, rng: Rng, cond: Batch, guidance: float = 1.0) -> Iterator[Frame]:
+    def frames(
+        self, model: Model, spec: Spec, n: int, rng: Rng, cond: Batch, guidance: float | Guidance = PLAIN
+    ) -> Iterator[Frame]:
         self.check(model)
-        assert isinstance(model, Denoiser)  # checked above with a message
         levels = self.levels(model)
+        memory: Memory = {}
+        denoise = self.denoiser(model, spec, cond, Guidance.of(guidance), memory)
         dtype = torch.float32 if model.device.type == "mps" else torch.float64
-        denoise = clip.clipped(cfg.guided(model.denoise, cond, guidance), spec.x.range if self.clips else None)
         noise = rng.at("start").normal((n, *spec.x.shape)).to(model.device, dtype)
+        assert isinstance(model, Denoiser)  # checked above with a message
         x = model.start(noise, levels[0])
-        yield from self.run(denoise, x, levels.to(model.device, dtype), rng)
+        yield from self.run(denoise, x, levels.to(model.device, dtype), rng, memory=memory)
+
+    def denoiser(self, model: Any, spec: Spec, cond: Batch, guidance: Guidance, memory: Memory) -> Denoise:
+        """The model guided as asked; `memory["spread"]` is what it last said of its variance, where it learned one."""
+        span = spec.x.range if self.clips else None
+        plain = _remembering(model, memory) if hasattr(model, "denoise_spread") else model.denoise
+        known = {key: value for key, value in cond.items() if key in model.spec.cond}
+        return composed(plain, known, guidance, span, cond.get("label"))
 
     @property
     def clips(self) -> bool:
         """Whether estimates are clipped to the data's range."""
-        return getattr(self.config, "clip", True)
+        return bool(self.config.clip)
 
     def run(
         self,
@@ -107,9 +90,13 @@ class DiffusionSampler(Sampler):
         rng: Rng,
         after: Callable[[Tensor, Tensor, Rng], Tensor] | None = None,
         rise: str = "renoise",
+        memory: Memory | None = None,
     ) -> Iterator[Frame]:
-        """Walk the levels from wherever `x` is; `after` replaces parts of x after each step (masked edits)."""
-        memory: dict[str, Any] = {}
+        """Walk the levels from wherever `x` is; `after` replaces parts of x after each step (masked edits).
+
+        A frame shows the estimate of x0; `info["noisy"]` is x as the network sees it, with unit variance for unit data.
+        """
+        memory = {} if memory is None else memory
         total = len(levels) - 1
         for i, (here, there) in enumerate(itertools.pairwise(levels)):
             noise = rng.at("step", i)
@@ -120,7 +107,18 @@ class DiffusionSampler(Sampler):
             if after is not None:
                 x = after(x, there, noise)
             shown = x if i == total - 1 else memory.get("x0", x)
-            yield Frame(shown, i, total, {"sigma": there})
+            yield Frame(shown, i, total, {"sigma": there, "noisy": x / (1 + there**2).sqrt()})
 
     def evaluations(self, model: Model, spec: Spec) -> int:
-        return len(self.levels(model)) - 1
+        """`calls` a step, and one for the last, which has nowhere left to look ahead to."""
+        return self.calls * (len(self.levels(model)) - 2) + 1
+
+
+def _remembering(model: Any, memory: Memory) -> Callable[..., Tensor]:
+    """`model.denoise` that keeps what the call said of the variance; guidance asks with conditions last."""
+
+    def denoise(x: Tensor, sigma: Tensor, **cond: Tensor) -> Tensor:
+        x0, memory["spread"] = model.denoise_spread(x, sigma, **cond)
+        return x0
+
+    return denoise

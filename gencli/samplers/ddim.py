@@ -26,20 +26,22 @@ from torch import Tensor
 from gencli.config import opt
 from gencli.core import Rng
 from gencli.errors import GencliError
-from gencli.samplers._diffusion import Denoise, DiffusionSampler, Spacing, spaced
+from gencli.guidance._base import Denoise
+from gencli.samplers._diffusion import DiffusionSampler, Memory
+from gencli.samplers._levels import Spacing, spaced
 
 
 class Ddim(DiffusionSampler):
     """Few steps, deterministic with η = 0."""
 
     @dataclass(frozen=True)
-    class Config:
-        steps: int = opt(50, "network evaluations")
+    class Config(DiffusionSampler.Config):
         eta: float = opt(0.0, "noise put back: 0 = none, 1 = as much as DDPM", low=0, high=1)
-        spacing: Spacing = opt("trailing", "which of the trained levels are visited")
-        clip: bool = opt(True, "keep estimates inside the data's range")
+        spacing: Spacing = opt("trailing", "which of the model's levels are visited by the sampler's own schedule")
 
     def levels(self, model: Any) -> Tensor:
+        if self.config.noise_schedule != "own":
+            return super().levels(model)
         return spaced(model, self.config.steps, self.config.spacing, "ddim")
 
     def check(self, model: Any) -> None:
@@ -50,9 +52,7 @@ class Ddim(DiffusionSampler):
                 "use --eta 0",
             )
 
-    def step(
-        self, denoise: Denoise, x: Tensor, here: Tensor, there: Tensor, memory: dict[str, Any], rng: Rng
-    ) -> Tensor:
+    def step(self, denoise: Denoise, x: Tensor, here: Tensor, there: Tensor, memory: Memory, rng: Rng) -> Tensor:
         eta, at = self.config.eta, here if here > 0 else there
         memory["x0"] = x0 = denoise(x, at)
         direction = (x - x0) / at

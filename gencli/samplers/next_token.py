@@ -24,6 +24,7 @@ from torch import Tensor
 
 from gencli.config import opt
 from gencli.core import Batch, Model, NextToken, Rng, Spec
+from gencli.guidance._base import PLAIN, Guidance
 from gencli.samplers._base import Frame, Sampler
 
 
@@ -38,10 +39,12 @@ class NextTokenSampler(Sampler):
         top_k: int = opt(0, "keep this many likeliest values; 0 = all", low=0)
         top_p: float = opt(1.0, "keep the likeliest values up to this probability", low=0, high=1)
 
-    def frames(self, model: Model, spec: Spec, n: int, rng: Rng, cond: Batch, guidance: float = 1.0) -> Iterator[Frame]:
+    def frames(
+        self, model: Model, spec: Spec, n: int, rng: Rng, cond: Batch, guidance: float | Guidance = PLAIN
+    ) -> Iterator[Frame]:
         self.check(model)
         known = {key: value for key, value in cond.items() if key in model.spec.cond}
-        walk = _walk(model, n, known, guidance)
+        walk = _walk(model, n, known, Guidance.of(guidance).only_scale("next-token"))
         places, shape = cast(NextToken, model).order.tolist(), spec.x.shape
         exact = torch.device("cpu") if model.device.type == "mps" else model.device  # float64 is needed
         chance = rng.at("token").uniform((n, len(places)), torch.float64).to(exact)

@@ -23,6 +23,7 @@ from torch.utils._pytree import tree_map
 
 from gencli.config import opt
 from gencli.core import Batch, LatentVariable, Model, Rng, Spec
+from gencli.guidance._base import PLAIN, Guidance
 from gencli.samplers._base import Frame, Sampler
 
 WALK = 24
@@ -40,13 +41,16 @@ class Prior(Sampler):
             "stages", "what a trajectory shows: the model's stages where it has them, or a walk through latent space"
         )
 
-    def frames(self, model: Model, spec: Spec, n: int, rng: Rng, cond: Batch, guidance: float = 1.0) -> Iterator[Frame]:
+    def frames(
+        self, model: Model, spec: Spec, n: int, rng: Rng, cond: Batch, guidance: float | Guidance = PLAIN
+    ) -> Iterator[Frame]:
         self.check(model)
+        Guidance.of(guidance).only_scale("prior")
         known = _known(model, cond)
         yield Frame(cast(LatentVariable, model).decode(self._latent(model, n, rng, known), **known), 0, 1)
 
     def trajectory(
-        self, model: Model, spec: Spec, n: int, rng: Rng, cond: Batch, guidance: float = 1.0
+        self, model: Model, spec: Spec, n: int, rng: Rng, cond: Batch, guidance: float | Guidance = PLAIN
     ) -> Iterator[Frame]:
         self.check(model)
         known = _known(model, cond)

@@ -7,7 +7,7 @@ from denoisers import SPACINGS, Exact, FromEps, eps_network
 from gencli.core import Field, Rng, Spec
 from gencli.errors import GencliError
 from gencli.models.diffusion import _schedules as schedules
-from gencli.samplers._diffusion import spaced, timesteps
+from gencli.samplers._levels import spaced, timesteps
 from gencli.samplers.ancestral import Ancestral
 from gencli.samplers.ddim import Ddim
 

@@ -9,7 +9,7 @@ from denoisers import SPACINGS, Exact, FromEps, eps_network
 from gencli.core import Field, Rng, Spec
 from gencli.errors import GencliError
 from gencli.models.diffusion import _schedules as schedules
-from gencli.samplers._diffusion import timesteps
+from gencli.samplers._levels import timesteps
 from gencli.samplers.ddim import Ddim
 
 POINTS = Spec(Field("points", (1,)))
