@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Literal
 
 import torch
@@ -51,9 +51,17 @@ class LabelEmbedding(nn.Embedding):
         nn.init.normal_(self.weight, std=std)
 
 
-def label_field(cond: Mapping[str, Field], network: str) -> Field | None:
-    """The label among the conditions; a condition that the network cannot take is refused by name."""
+def label_field(cond: Mapping[str, Field], network: str, also: Collection[str] = ()) -> Field | None:
+    """The label among the conditions; a condition that the network cannot take is refused by name.
+
+    Args:
+        cond: the conditions' fields.
+        network: what to call the network.
+        also: keys of the vectors of numbers that it takes too.
+    """
     for key, field in cond.items():
+        if key in also and len(field.shape) == 1 and field.vocab is None:
+            continue
         if key != "label" or field.shape != () or field.vocab is None:
             raise GencliError(
                 f"network {network} cannot take the condition '{key}' ({field.kind} of shape {field.shape})",
