@@ -15,7 +15,7 @@ import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -23,8 +23,23 @@ from torch import Tensor, nn
 
 from gencli import __version__, registry
 from gencli.config import choose
-from gencli.core import Batch, Codec, Denoiser, Field, LatentVariable, Model, NextToken, Rng, Spec, TokenDenoiser
+from gencli.core import (
+    Batch,
+    Classifier,
+    Codec,
+    Denoiser,
+    Field,
+    LatentVariable,
+    Model,
+    NextToken,
+    Rng,
+    Spec,
+    TokenDenoiser,
+)
 from gencli.errors import GencliError
+
+if TYPE_CHECKING:
+    from gencli.guidance._base import Guidance
 
 FORMAT = 1
 DEFAULT_SAMPLERS = (
@@ -141,13 +156,26 @@ class Run:
             if isinstance(self.model, interface):
                 return name
         named = f"`{self.name}`"
+        if isinstance(self.model, Classifier):
+            raise GencliError(
+                f"run {named} cannot be sampled: {type(self.model).__name__} tells classes",
+                f"guide a diffusion model by it: `gencli sample RUN --class 3 --classifier {self.name}`",
+            )
         prior = f"train a prior over its codes: `gencli train gated-pixelcnn --codec {self.name}`"
         raise GencliError(f"run {named} cannot be sampled: {type(self.model).__name__} has no prior", prior)
 
     def frames(
-        self, rng: Rng, cond: Batch | None = None, sampler: Any = None, guidance: float = 1.0, every: bool = False
+        self,
+        rng: Rng,
+        cond: Batch | None = None,
+        sampler: Any = None,
+        guidance: float | Guidance = 1.0,
+        every: bool = False,
     ) -> Iterator[tuple[Any, Tensor | None]]:
-        """Frames of one sample a row of `rng`, each with its picture in data space (only the last unless `every`)."""
+        """Frames of one sample a row of `rng`, each with its picture in data space (only the last unless `every`).
+
+        With `every`, a frame's `info["noisy"]` is in data space too.
+        """
         sampler = sampler or self.sampler()
         given = {key: value.to(self.model.device) for key, value in (cond or {}).items()}
         for key, source in self.sources.items():
@@ -158,9 +186,14 @@ class Run:
         with torch.no_grad():
             for frame in made(self.model, self.spec, len(rng), rng, given, guidance):
                 last = frame.index == frame.total - 1
+                if every and "noisy" in frame.info:
+                    seen = self.decode({"x": frame.info["noisy"], **given})["x"]
+                    frame = dataclasses.replace(frame, info={**frame.info, "noisy": seen})
                 yield frame, self.decode({"x": frame.x, **given})["x"].cpu() if every or last else None
 
-    def sample(self, rng: Rng, cond: Batch | None = None, sampler: Any = None, guidance: float = 1.0) -> Batch:
+    def sample(
+        self, rng: Rng, cond: Batch | None = None, sampler: Any = None, guidance: float | Guidance = 1.0
+    ) -> Batch:
         """Samples in data space, one a row of `rng`, with their conditions."""
         picture: Tensor | None = None
         for _, picture in self.frames(rng, cond, sampler, guidance):  # noqa: B007

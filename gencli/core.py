@@ -119,6 +119,22 @@ class Rng:
         """Whole numbers in [0, high)."""
         return self._draw(shape, lambda size, g: torch.randint(high, size, generator=g, device=g.device))
 
+    def stratified(self, n: int) -> Tensor:
+        """Uniform numbers `(n,)` in [0, 1), evenly over the global batch: (u + row / rows) mod 1, one u for all.
+
+        Rows with seeds of their own draw each for itself.
+        """
+        if self._rows is None:
+            return self.uniform((n,))
+        first = self._draw((n,), lambda size, g: torch.rand(1, generator=g, device=g.device).expand(size))
+        return (first + self.places / self._total) % 1
+
+    @property
+    def places(self) -> Tensor:
+        """Which rows of the global batch these are `(N,)`; rows with seeds of their own are counted from 0."""
+        rows = range(self._total) if self._rows is None else self._rows
+        return torch.arange(rows.start, rows.stop, device=self.device)
+
     def multinomial(self, p: Tensor, u: Tensor | None = None) -> Tensor:
         """One draw `(N,)` from each row of probabilities `(N, K)`, by inversion of `u` (drawn if not given) in float64."""
         edges = p.double().cumsum(-1)

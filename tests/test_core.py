@@ -17,6 +17,7 @@ DRAWS = {
     "normal in float64": lambda rng, n: rng.normal((n, 5), torch.float64),
     "uniform": lambda rng, n: rng.uniform((n, 4)),
     "integers": lambda rng, n: rng.integers((n, 4), 1000),
+    "stratified": lambda rng, n: rng.stratified(n),
     "multinomial": lambda rng, n: rng.multinomial(torch.tensor([[0.2, 0.5, 0.3]]).expand(n, 3)),
 }
 each_draw = pytest.mark.parametrize("draw", DRAWS.values(), ids=DRAWS.keys())
@@ -91,6 +92,21 @@ def test_the_number_of_rows_must_be_that_of_the_rng() -> None:
         Rng.batch(1, total=8, rows=range(2, 4)).normal((8, 2))
     assert Rng.rows([]).normal((0, 3)).shape == (0, 3)
     assert len(Rng.batch(1, total=8, rows=range(2, 4))) == 2
+
+
+def test_stratified_numbers_of_a_batch_are_evenly_spaced_and_uniform_over_steps() -> None:
+    drawn = torch.stack([Rng.batch(step, total=10).stratified(10) for step in range(2000)])
+    assert torch.allclose(drawn.sort(1).values.diff(dim=1), torch.full((2000, 9), 0.1), atol=1e-6)
+    for row in drawn[:, :3].T:  # each row's own number is uniform
+        deciles = (row * 10).long().bincount(minlength=10) / 200 - 1
+        assert row.min() >= 0 and row.max() < 1 and float((deciles.square() * 200).sum()) < 27.9  # p = 0.001
+    alone = Rng.rows(range(2000)).stratified(2000)
+    assert len(alone.unique()) > 1990 and abs(float(alone.mean()) - 0.5) < 0.03
+
+
+def test_rows_know_their_places_in_the_global_batch() -> None:
+    assert Rng.batch(1, total=8, rows=range(2, 5)).places.tolist() == [2, 3, 4]
+    assert Rng.rows([7, 9]).at("x").places.tolist() == [0, 1]
 
 
 def test_a_categorical_draw_has_exactly_the_frequencies_of_its_probabilities() -> None:

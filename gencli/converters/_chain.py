@@ -14,7 +14,8 @@ from gencli.config import parse
 from gencli.converters._unet2d import demand
 from gencli.core import Spec
 from gencli.errors import GencliError
-from gencli.models.diffusion.ddpm import Ddpm, levels_of
+from gencli.models.diffusion._chain import levels_of
+from gencli.models.diffusion.ddpm import Ddpm
 
 PREDICTIONS = {"eps": "epsilon", "x0": "sample", "v": "v_prediction"}
 SAMPLERS = {"ddim": "DDIMScheduler", "ancestral": "DDPMScheduler"}

@@ -11,7 +11,9 @@ from torch import nn
 from gencli.config import choose, parse
 from gencli.core import Denoiser, Field, Likelihood, Rng, Spec
 from gencli.errors import GencliError
-from gencli.models.diffusion.ddpm import Ddpm, discretised_gaussian, levels_of, reverse_variances
+from gencli.models.diffusion._chain import levels_of, reverse_variances
+from gencli.models.diffusion.ddpm import Ddpm
+from gencli.nn.discretised import discretised_gaussian
 from gencli.samplers.ancestral import Ancestral
 
 NET = {"name": "unet", "width": 4, "mults": (1,), "blocks": 1, "attention": ()}

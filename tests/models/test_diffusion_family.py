@@ -2,16 +2,12 @@
 
 import pytest
 import torch
-from torch import nn
+from diffused import LABEL, NET, SPEC, Told
 
-from gencli.core import Field, Rng, Spec, Turn
+from gencli.core import Field, Rng, Turn
 from gencli.models.diffusion import _schedules as schedules
 from gencli.models.diffusion._family import FORMULATIONS, drop_labels, with_null
 from gencli.models.diffusion.ddpm import Ddpm
-
-LABEL = Field("label", (), vocab=10)
-SPEC = Spec(Field("image", (1, 4, 4), vocab=256, range=(-1.0, 1.0)), {"label": LABEL})
-NET = {"name": "unet", "width": 8, "mults": (1, 2), "blocks": 1, "attention": (2,)}
 
 
 def tiny(seed=0, **settings):
@@ -23,19 +19,6 @@ def tiny(seed=0, **settings):
             scale = 1.0 if weight.ndim == 1 else weight[0].numel() ** -0.5
             weight.copy_(torch.randn(weight.shape, generator=generator) * scale)
     return model
-
-
-class Told(nn.Module):
-    """A network that gives what it was told and remembers what it was asked."""
-
-    def __init__(self, answer, dtype=torch.float64):
-        super().__init__()
-        self.weight = nn.Parameter(torch.zeros(1, dtype=dtype))
-        self.answer, self.asked = answer, None
-
-    def forward(self, x, level, **cond):
-        self.asked = (x, level, cond)
-        return self.answer if torch.is_tensor(self.answer) else self.answer(x, level, **cond)
 
 
 def test_every_formulation_gives_back_x0_from_its_exact_target():
