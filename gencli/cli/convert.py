@@ -1,8 +1,13 @@
-"""`gencli convert RUN --to FORMAT` and `gencli convert PATH --from FORMAT`: a run in other programs, and back."""
+"""`gencli convert RUN --to FORMAT` and `gencli convert PATH --from FORMAT`: a run in other programs, and back.
+
+`gencli convert RUN --ema WIDTH` makes a run of another average of the same training; with `--to`, a file of it.
+"""
 
 from __future__ import annotations
 
+import dataclasses
 import shlex
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -36,9 +41,16 @@ def _flags() -> list[Flag]:
         Flag("name", (), str, "a run or model; with --from, a file or folder", metavar="RUN|PATH", complete=_names),
         Flag("to", ("--to",), str, "the format to write", metavar="|".join(formats), complete=complete(formats)),
         Flag("from", ("--from",), str, "the format to read", metavar="|".join(READS), complete=complete(READS)),
-        Flag("out", ("--out",), str, "where to write", shown="converted/RUN…, or checkpoints with --from"),
+        Flag(
+            "ema",
+            ("--ema",),
+            float,
+            "width of another average of the weights, a share of the run, of a run with --ema-profiles",
+            shown="the run's own",
+        ),
+        Flag("out", ("--out",), str, "where to write", shown="converted/RUN…, or checkpoints for a new run"),
         Flag("like", ("--like",), str, "run or recipe that says what foreign weights are", complete=_likes),
-        Flag("called", ("--name",), str, "name of the new run, with --from", shown="as it was called"),
+        Flag("called", ("--name",), str, "name of the new run", shown="as it was called, or RUN-ema-WIDTH"),
         Flag("verify", ("--verify/--no-verify",), bool, "compare the result with the original", shown="on"),
         Flag("overwrite", ("--overwrite",), bool, "write over what is there", default=False),
     ]
@@ -48,16 +60,8 @@ def run(values: dict[str, Any]) -> None:
     """Convert one way or the other."""
     if "name" not in values:
         raise GencliError("`gencli convert` needs a run or a path", "gencli convert ddpm --to diffusers")
-    if ("to" in values) == ("from" in values):
-        raise GencliError(
-            "`gencli convert` needs either --to or --from",
-            f"gencli convert RUN --to {'|'.join(registry.entries('converters'))}, or PATH --from {'|'.join(READS)}",
-        )
-    for key, other in (("like", "from"), ("called", "from"), ("overwrite", "to")):
-        if values.get(key) and other not in values:
-            flag = {"called": "name"}.get(key, key)
-            raise GencliError(f"--{flag} goes with --{other}", f"leave --{flag} out")
-    done = _out(values) if "to" in values else _in(values)
+    _check(values)
+    done = _out(values) if "to" in values else _in(values) if "from" in values else _averaged(values)
     for note in done.notes:
         console.say(f"note: {note}")
     for check in done.checks:
@@ -70,23 +74,82 @@ def run(values: dict[str, Any]) -> None:
     console.following(_next(values, done.path))
 
 
+def _check(values: dict[str, Any]) -> None:
+    """Refuse flags that do not go together."""
+    given = values.keys() & {"to", "from", "ema"}
+    if not given or {"to", "from"} <= given:
+        raise GencliError(
+            "`gencli convert` needs either --to or --from, or --ema",
+            f"gencli convert RUN --to {'|'.join(registry.entries('converters'))}, or PATH --from {'|'.join(READS)}",
+        )
+    if {"ema", "from"} <= given:
+        raise GencliError("--ema goes with a run, not with --from", "make a run of the file first")
+    new_run = "from" if "to" in values else "ema"
+    for key, others in (("like", ("from",)), ("called", ("from", new_run)), ("overwrite", ("to",))):
+        if values.get(key) and not given & set(others):
+            flag = {"called": "name"}.get(key, key)
+            raise GencliError(f"--{flag} goes with --{others[0]}", f"leave --{flag} out")
+
+
 def _format(name: str) -> Any:
     return registry.load("converters", name).make()
 
 
 def _out(values: dict[str, Any]) -> Any:
     """A run to a file or folder."""
-    converter = _format(values["to"])
-    found = runs.named(values["name"], as_codec=True)  # a codec is itself, not the prior over it
-    if not found.ready:
-        raise GencliError(f"run {found.name} has no weights yet", f"gencli train {found.model} --resume {found.name}")
+    converter, found = _format(values["to"]), _run(values["name"])
     from gencli.bundle import Run
 
-    target = Path(values["out"]) if "out" in values else Path("converted") / f"{found.name}{converter.suffix}"
+    name = f"{found.name}{_suffix(values)}{converter.suffix}"
+    target = Path(values["out"]) if "out" in values else Path("converted") / name
     if target.is_dir() and not converter.folder:
-        target = target / f"{found.name}{converter.suffix}"
+        target = target / name
     _free(target, converter.folder, values["overwrite"])
-    return converter.export(Run.load(found.path), target, values.get("verify", True))
+    verify = values.get("verify", True)
+    if "ema" not in values:
+        return converter.export(Run.load(found.path), target, verify)
+    from gencli.training.posthoc import make_run
+
+    with tempfile.TemporaryDirectory(prefix="gencli-convert-") as scratch:
+        path, note = make_run(found.path, values["ema"], Path(scratch), None, _typed())
+        done = converter.export(Run.load(path), target, verify)
+    return dataclasses.replace(done, notes=[note, *done.notes])
+
+
+def _run(name: str) -> runs.Found:
+    """The run that is to be converted."""
+    found = runs.named(name, as_codec=True)  # a codec is itself, not the prior over it
+    if not found.ready:
+        raise GencliError(f"run {found.name} has no weights yet", f"gencli train {found.model} --resume {found.name}")
+    return found
+
+
+def _suffix(values: dict[str, Any]) -> str:
+    return f"-ema-{values['ema']:g}" if "ema" in values else ""
+
+
+def _typed() -> str:
+    return shlex.join(["gencli", "convert", *console.state.args])
+
+
+def _averaged(values: dict[str, Any]) -> Any:
+    """A run to another of the same training, with another average of its weights."""
+    from gencli.converters._base import Done
+    from gencli.training.posthoc import make_run
+
+    found, root = _run(values["name"]), Path(values.get("out", "checkpoints"))
+    path, note = make_run(found.path, values["ema"], root, values.get("called"), _typed())
+    _describe(path)
+    return Done(path, [note], [])
+
+
+def _describe(path: Path) -> None:
+    """Write a new run's card, and say what it is called."""
+    from gencli.bundle import read_config
+    from gencli.report.card import write_card
+
+    write_card(path, read_config(path))
+    console.document(run=path.name)
 
 
 def _free(target: Path, folder: bool, overwrite: bool) -> None:
@@ -116,13 +179,8 @@ def _in(values: dict[str, Any]) -> Any:
         )
     like = _like(values["like"]) if "like" in values else None
     root, name = Path(values.get("out", "checkpoints")), values.get("called")
-    typed = shlex.join(["gencli", "convert", *console.state.args])
-    done = converter.bring(path, like, root, name, typed, values.get("verify", True))
-    from gencli.bundle import read_config
-    from gencli.report.card import write_card
-
-    write_card(done.path, read_config(done.path))
-    console.document(run=done.path.name)
+    done = converter.bring(path, like, root, name, _typed(), values.get("verify", True))
+    _describe(done.path)
     return done
 
 
@@ -148,7 +206,7 @@ def _like(name: str) -> Any:
 
 
 def _next(values: dict[str, Any], path: Path) -> str:
-    if "from" in values:
+    if "to" not in values:
         default = path.parent == Path("checkpoints")
         return f"gencli sample {path.name}" if default else f"gencli sample {shlex.quote(str(path))}"
     if registry.public_name(values["to"]) in READS:

@@ -47,6 +47,7 @@ def rows(plan: Plan) -> list[tuple[str, str, str]]:
         ("memory", "peak of the GPU", _size(memory.peak_gpu)),
         ("memory", f"left on this {plan.device}", _size(memory.left)),
         ("disk", "one saved state", as_size(disk.state)),
+        ("disk", f"averages kept at a save × {time.saves:,}", as_size(disk.profiles) if disk.profiles else None),
         ("disk", f"the run with {disk.states} of them", as_size(disk.total)),
         ("disk", "the same while saving", as_size(disk.while_saving)),
         ("disk", "free", as_size(disk.free)),

@@ -2,7 +2,8 @@
 
     train/step-00000500/  raw.safetensors  optim.safetensors  average.safetensors  state.json (step, scaler, sha256 of each)
 
-Each is written under a temporary name, fsynced and renamed. `model.safetensors` is the average of the newest state.
+Each is written under a temporary name, fsynced and renamed. `model.safetensors` is the average of the newest state. With
+`ema_profiles` there is also profiles.safetensors, and each save leaves what `posthoc` needs of it in `train/ema`.
 """
 
 from __future__ import annotations
@@ -20,11 +21,12 @@ from torch import Tensor
 from gencli import files
 from gencli.bundle import load_tensors, read_tensors, state_of
 from gencli.errors import GencliError
-from gencli.training import optim
+from gencli.training import optim, posthoc
 from gencli.training.trainer import Trainer
 
 PREFIX = "step-"
 FILES = {"raw.safetensors", "optim.safetensors", "average.safetensors"}
+PROFILES = "profiles.safetensors"
 
 
 def states(folder: Path) -> list[Path]:
@@ -52,6 +54,8 @@ def save_state(trainer: Trainer, folder: Path, keep: int) -> Path:
             "optim.safetensors": _write(temporary / "optim.safetensors", _optimiser_tensors(trainer), metadata),
             "average.safetensors": _write(temporary / "average.safetensors", _average_tensors(trainer), metadata),
         }
+        if trainer.profiles:
+            digests[PROFILES] = _write(temporary / PROFILES, trainer.profiles.tensors(), metadata)
         scaler = trainer.accelerator.scaler
         state = {"step": trainer.step, "sha256": digests, "scaler": scaler.state_dict() if scaler is not None else None}
         files.atomic_json(temporary / "state.json", state)
@@ -63,6 +67,7 @@ def save_state(trainer: Trainer, folder: Path, keep: int) -> Path:
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     publish(target, folder)
+    posthoc.keep(folder, trainer.step, trainer.profiles)
     older = [state for state in states(folder) if state.name < target.name]  # newer ones are damaged and do not count
     for old in older[keep - 1 :]:
         shutil.rmtree(old)
@@ -119,7 +124,7 @@ def _read(state: Path) -> dict[str, Any]:
         digests, _ = dict(facts["sha256"]), facts["scaler"]
         if int(facts["step"]) != int(state.name.removeprefix(PREFIX)):
             raise ValueError(f"it is about step {facts['step']}")
-        if set(digests) != FILES:
+        if set(digests) - {PROFILES} != FILES:
             raise ValueError(f"it lists {', '.join(sorted(digests)) or 'no files'}")
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise GencliError(f"{state / 'state.json'} is damaged: {error}") from None
@@ -140,6 +145,8 @@ def restore(trainer: Trainer, state: Path, facts: dict[str, Any]) -> None:
     average, _ = read_tensors(state / "average.safetensors")
     for name, value in average.items():
         trainer.average.state[name].copy_(value)
+    if trainer.profiles:
+        trainer.profiles.load(read_tensors(state / PROFILES)[0])
     tensors, _ = read_tensors(state / "optim.safetensors")
     for name, optimiser in trainer.optimisers.items():
         mine = {key.removeprefix(f"{name}/"): value for key, value in tensors.items() if key.startswith(f"{name}/")}

@@ -3,11 +3,13 @@
 Power function:  beta_t = (1 − 1/t)^(gamma + 1), so that the profile's width is a constant share `sigma_rel` of the run so
 far: short and long runs are averaged alike, and the first steps are forgotten. A constant decay, as in older papers, is
 warmed up by min(decay, (1 + t) / (10 + t)).
+
+Several power-function averages beside the run's own (`Profiles`) let `posthoc` make that of any other width afterwards.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import numpy as np
@@ -60,6 +62,35 @@ class Average:
         finally:
             model.load_state_dict(own, strict=False)
             model.train(training)
+
+
+class Profiles:
+    """Power-function averages of several relative widths, kept for `posthoc`; as tensors they are called `WIDTH/NAME`."""
+
+    def __init__(self, model: Model, widths: Sequence[float]) -> None:
+        self.averages = {width: Average(model, width, 0.0) for width in widths}
+
+    def __bool__(self) -> bool:
+        return bool(self.averages)
+
+    def update(self, model: Model, t: int) -> None:
+        """After the t-th optimiser step."""
+        for average in self.averages.values():
+            average.update(model, t)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All of them, on the CPU."""
+        return {
+            f"{width}/{name}": value.to("cpu").contiguous()
+            for width, average in self.averages.items()
+            for name, value in average.state.items()
+        }
+
+    def load(self, tensors: Mapping[str, Tensor]) -> None:
+        """The inverse of `tensors`."""
+        for width, average in self.averages.items():
+            for name, value in average.state.items():
+                value.copy_(tensors[f"{width}/{name}"])
 
 
 def kept_state(model: Model) -> dict[str, Tensor]:

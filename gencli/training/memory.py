@@ -65,7 +65,8 @@ def held(model: Model, train: TrainConfig) -> Held:
         weights=_bytes([*parameters.values(), *model.buffers()]),
         gradients=_bytes(trained.values()),
         optimiser=optimiser,
-        averages=_bytes(value for name, value in state.items() if not (skip and name.startswith(skip))),
+        averages=(1 + len(train.ema_profiles))
+        * _bytes(value for name, value in state.items() if not (skip and name.startswith(skip))),
     )
 
 

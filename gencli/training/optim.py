@@ -40,10 +40,16 @@ def make(train: TrainConfig, params: Mapping[str, nn.Parameter], model: Model) -
 
 
 def rate(train: TrainConfig, turn: int, turns: int) -> float:
-    """The learning rate of turn `turn` (from 0) of `turns`: a linear warm-up, then constant or half a cosine to 0."""
+    """The learning rate of turn `turn` (from 0) of `turns`: a linear warm-up times the schedule.
+
+    `constant`; `cosine`, half a cosine to 0 that starts after the warm-up; `rsqrt`, 1/√max(turn / decay_after, 1), which does
+    not look at `turns`.
+    """
     warm = min(1.0, (turn + 1) / train.warmup) if train.warmup else 1.0
     if train.schedule == "constant":
         return train.lr * warm
+    if train.schedule == "rsqrt":
+        return train.lr * warm / math.sqrt(max(turn / train.decay_after, 1.0))
     done = max(0, turn - train.warmup) / max(1, turns - train.warmup)
     return train.lr * warm * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
 

@@ -1,6 +1,7 @@
 """What a run will cost, found by beginning it in a temporary folder: some steps, saves and pictures, timed; nothing is kept.
 
-    time = start + steps × step + saves × save + pictures × picture,    disk = states kept × state + pictures × picture + log
+    time = start + steps × step + saves × save + pictures × picture
+    disk = states kept × state + saves × profiles + pictures × picture + log
 
 A step's time is the median over whole cycles of the phases. The peak of memory is this process's own: it has done all that
 training will do. Before the probe takes a full step, two small ones say what a micro-batch will need: what cannot fit is
@@ -30,7 +31,7 @@ from gencli.core import world
 from gencli.data._base import Data
 from gencli.errors import GencliError
 from gencli.files import as_size
-from gencli.training import checkpoint, memory, track
+from gencli.training import checkpoint, memory, posthoc, track
 from gencli.training.session import LOGGED, Session
 
 WARM = 2  # cycles that are slower than the rest: kernels are chosen, memory is asked for
@@ -62,6 +63,7 @@ class Disk:
 
     state: int
     states: int  # how many are kept
+    profiles: int  # what each save leaves for `convert --ema`
     picture: int
     log: int
     total: int
@@ -282,15 +284,18 @@ def _in_memory(session: Session, items: Any) -> int:
 def _disk(session: Session, root: Path, saves: int, pictures: int, line: float) -> Disk:
     folder, train = session.folder, session.train
     state = _size(checkpoint.states(folder)[0].rglob("*"))
+    profiles = _size(posthoc.snapshots(folder)[-1:])
     drawn = sorted((folder / "samples").glob("*.png"))
     picture = _size(drawn[-1:])
     once = [folder / "config.json", folder / "loss.png", *(folder / "train").glob("*.json")]
     log = round(line * (train.steps // max(1, train.steps // LOGGED)))
     kept = min(train.keep, saves)
-    total = kept * state + pictures * picture + log + _size(once)  # model.safetensors is a link into the newest state
+    total = (
+        kept * state + saves * profiles + pictures * picture + log + _size(once)
+    )  # model.safetensors is a link into the newest state
     place = next(parent for parent in [root.absolute(), *root.absolute().parents] if parent.exists())
     extra = state if saves > kept else 0
-    return Disk(state, kept, picture, log, total, total + extra, shutil.disk_usage(place).free)
+    return Disk(state, kept, profiles, picture, log, total, total + extra, shutil.disk_usage(place).free)
 
 
 def _size(paths: Iterable[Path]) -> int:

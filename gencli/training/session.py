@@ -89,8 +89,8 @@ def refuse_changes(old: Mapping[str, Any], new: Mapping[str, Any], name: str) ->
                 f"leave {flag} out, or leave --resume out to start a new run",
             )
         notes.append(f"{key.removeprefix('train.')} is now {b}, was {a}")
-        if key == "train.steps" and new["train"]["schedule"] != "constant":
-            notes.append(f"the {new['train']['schedule']} schedule restarts from here with {b} steps in view")
+        if key == "train.steps" and new["train"]["schedule"] == "cosine":
+            notes.append(f"the cosine schedule restarts from here with {b} steps in view")
     return notes
 
 
@@ -277,7 +277,7 @@ class Session:
 
     def begin(self, trainer: Any) -> Iterator[Event]:
         """Make the trainer ready for its next step: from data, or from the newest good state."""
-        from gencli.training import checkpoint
+        from gencli.training import checkpoint, posthoc
 
         state, facts, damaged = broadcast(checkpoint.newest(self.folder) if world().main else (None, {}, []))
         if state is None:
@@ -288,6 +288,7 @@ class Session:
         if world().main:
             if state is not None:
                 checkpoint.publish(state, self.folder)
+            posthoc.rewind(self.folder, trainer.step, trainer.profiles)
             checkpoint.remove_partial(self.folder)
         for line in damaged:
             yield Event("note", text=f"{line}; falling back to the state before it")

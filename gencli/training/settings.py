@@ -6,6 +6,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 from gencli.config import opt
+from gencli.errors import GencliError
+
+WIDEST = 0.28
+"""Relative width of a power-function average: at 0.289 it is the plain mean of all steps."""
 
 
 @dataclass(frozen=True)
@@ -19,13 +23,17 @@ class TrainConfig:
     betas: tuple[float, ...] = opt((0.9, 0.999), "Adam's decay rates")
     weight_decay: float = opt(0.0, "weight decay; skips 1-D parameters and embeddings", low=0.0)
     warmup: int = opt(0, "steps over which the learning rate rises from 0", low=0)
-    schedule: Literal["constant", "cosine"] = opt("constant", "learning rate after the warm-up")
+    schedule: Literal["constant", "cosine", "rsqrt"] = opt("constant", "learning rate after the warm-up")
+    decay_after: int = opt(1000, "step from which the schedule rsqrt falls as 1/√step", low=1)
     clip: float = opt(0.0, "largest gradient norm; 0 = no clipping", low=0.0)
     ema: float = opt(
-        0.1, "width of the power-function average of the weights, as a share of the run; 0 = off", low=0, high=0.28
+        0.1, "width of the power-function average of the weights, as a share of the run; 0 = off", low=0, high=WIDEST
     )
     ema_decay: float = opt(
         0.0, "constant decay of the average instead, as in older papers (0.9999)", low=0, high=0.999999
+    )
+    ema_profiles: tuple[float, ...] = opt(
+        (), "widths of further averages kept at each save (0.05,0.1), from which `convert --ema` makes any other"
     )
     grad_accum: int = opt(1, "micro-batches in one step", low=1)
     precision: Literal["auto", "fp32", "bf16", "fp16"] = opt(
@@ -39,6 +47,21 @@ class TrainConfig:
     sample_every: int = opt(0, "steps between pictures; 0 = at each save")
     keep: int = opt(2, "saved states to keep", low=1)
     track: Literal["none", "tensorboard", "wandb"] = opt("none", "also log to a tracker, in the run's folder")
+
+    def __post_init__(self) -> None:
+        check_widths(self.ema_profiles, "ema_profiles")
+
+
+def check_widths(widths: tuple[float, ...], what: str) -> None:
+    """Refuse relative widths that no power function has, and the same one twice."""
+    for width in widths:
+        if not 0 < width <= WIDEST:
+            raise GencliError(
+                f"{what} is {width:g}, the width of an average is more than 0 and at most {WIDEST}",
+                "it is a share of the run: 0.1 averages over about the last third",
+            )
+        if widths.count(width) > 1:
+            raise GencliError(f"{what} has {width:g} twice", "give two different widths, such as 0.05,0.1")
 
 
 RESUMABLE = ("steps", "save_every", "sample_every", "keep", "compile", "grad_accum", "track")

@@ -23,7 +23,7 @@ from gencli.data._augment import augment
 from gencli.data._loader import indices
 from gencli.errors import GencliError
 from gencli.training import across, faults, optim
-from gencli.training.ema import Average
+from gencli.training.ema import Average, Profiles
 from gencli.training.settings import TrainConfig
 
 
@@ -92,6 +92,7 @@ class Trainer:
         self.model.train()
         share(self.model.state_dict().values())
         self.average = Average(self.model, self.train.ema, self.train.ema_decay)
+        self.profiles = Profiles(self.model, self.train.ema_profiles)
         owners = [phase for phase in self.phases if self.params[phase.name] and phase.shares is None]
         made = {p.name: optim.make(self.settings[p.name], self.params[p.name], self.model) for p in owners}
         # not prepare(): its wrapper would average gradients in the middle of a penalty's double backward
@@ -120,6 +121,7 @@ class Trainer:
         across.average_statistics(self.model)
         self.step += 1
         self.average.update(self.model, self.step)
+        self.profiles.update(self.model, self.step)
         return Step(self.step, shown, self.train.batch_size)
 
     def _micro_batches(self) -> list[tuple[range, Tensor, Batch]]:
