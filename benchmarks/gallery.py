@@ -132,7 +132,7 @@ Made by `python -m benchmarks.gallery RUN…` from trained runs; nothing on this
 def page(facts: dict[str, Any]) -> str:
     """The whole page."""
     bar = ", ".join(f"{key} {value:g}" for key, value in judge.BAR.items())
-    parts = [HEAD.format(bar=bar, count=f"{COUNT:,}"), table(facts)]
+    parts = [HEAD.format(bar=bar, count=f"{COUNT:,}"), table(facts), missing(facts)]
     for name, entry in facts.items():
         model = registry.entry("models", recipe.load(name)["model"]["name"])
         lines = "\n".join([*entry["commands"], *([f"gencli sample {entry['run']}"] if "judge" in entry else [])])
@@ -141,7 +141,14 @@ def page(facts: dict[str, Any]) -> str:
             f"## {name}\n\n{paper}. {recipe.summary(recipe.names()[name])}.\n\n```sh\n{lines}\n```\n\n"
             f"![{entry['shows']}](gallery/{name}.webp)\n\n{entry['shows'].capitalize()}.{sentence(entry)}\n"
         )
-    return "\n".join(parts)
+    return "\n".join(filter(None, parts))
+
+
+def missing(facts: dict[str, Any]) -> str:
+    """Methods that no entry shows yet."""
+    shown = {recipe.load(name)["model"]["name"] for name in facts}
+    rest = ", ".join(f"`{name}`" for name in registry.entries("models") if name not in shown)
+    return f"Not shown yet: {rest}.\n" if rest else ""
 
 
 def table(facts: dict[str, Any]) -> str:

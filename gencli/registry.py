@@ -186,8 +186,9 @@ def unknown(what: str, name: str, known: Iterable[str], listing: str) -> GencliE
 def nearest(name: str, known: Iterable[str], most: int = 4) -> list[str]:
     """Known names close to a mistyped one: all at edit distance one, else the best within a third of its length."""
     typed = public_name(name.lower())
-    ranked = sorted((distance(typed, other), other) for other in known)
-    ranked = [(d, other) for d, other in ranked if d <= max(1, len(typed) // 3)]
+    far = max(1, len(typed) // 3)
+    ranked = sorted((distance(typed, other), other) for other in known if abs(len(other) - len(typed)) <= far)
+    ranked = [(d, other) for d, other in ranked if d <= far]
     best = [other for d, other in ranked if d <= max(1, ranked[0][0])]
     starts = [other for _, other in ranked if other.startswith(typed) and other not in best]
     return best if ranked and ranked[0][0] <= 1 else [*best, *starts][:most]

@@ -81,6 +81,9 @@ class Plain(Normed):
         super().__init__(norm=False)
 
 
+PRECISE = {"cold-diffusion", "denoising-score-matching", "edm2"}
+"""Trained in float64: some of their gradients nearly cancel, and Adam makes as large a step of what is left as of any other."""
+
 OWN = {"weighted": Weighted, "normed": Normed, "plain": Plain}
 
 
@@ -114,7 +117,10 @@ def made(name: str) -> tuple[Trainer, Watched]:
     tables = resolve(tables)
     data = opened(tables["data"])
     items = Watched(data.split("train"))
-    return of_run(Run.build(tables, data.spec), items, parse(TrainConfig, tables["train"], "train")), items
+    run = Run.build(tables, data.spec)
+    if name in PRECISE:
+        run.model.double()
+    return of_run(run, items, parse(TrainConfig, tables["train"], "train")), items
 
 
 def walk(out: Path) -> None:
@@ -142,13 +148,20 @@ def walked(out: Path, rank: int, size: int, name: str) -> tuple[dict[str, Tensor
 def apart(ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor]) -> dict[str, float]:
     """‖a − b‖ / ‖b‖ of each tensor.
 
-    Left out is what has not left zero after many steps: biases of attention's keys, which a softmax does not feel. Their
-    gradients are rounding alone, and Adam moves by rounding as by anything else.
+    Left out is what has not left zero after many steps: biases of attention's keys, which a softmax does not feel (alone,
+    or the middle third of those of queries, keys and values). Their gradients are rounding alone, and Adam moves by
+    rounding as by anything else.
     """
     assert set(ours) == set(theirs)
-    pairs = {key: (ours[key].double(), value.double()) for key, value in theirs.items() if value.numel()}
+    pairs = {key: (_felt(key, ours[key]), _felt(key, value)) for key, value in theirs.items() if value.numel()}
     felt = {key: (a, b) for key, (a, b) in pairs.items() if not key.endswith(".k.bias") or b.abs().max() > 1e-4}
     return {key: float((a - b).norm() / b.norm().clamp(min=1e-30)) for key, (a, b) in felt.items()}
+
+
+def _felt(key: str, value: Tensor) -> Tensor:
+    """A tensor, of a joint bias of queries, keys and values without that of the keys."""
+    queries, _, values = value.double().chunk(3) if key.endswith(".qkv.bias") else (value.double(), None, None)
+    return queries if values is None else torch.cat([queries, values])
 
 
 def walk_as_one_of_two(out: str) -> None:

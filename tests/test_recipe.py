@@ -14,7 +14,7 @@ from tiny import toml
 from gencli import bundle, recipe, registry
 from gencli.bundle import Run
 from gencli.config import merge
-from gencli.core import Autoencoder, Rng
+from gencli.core import Autoencoder, Classifier, Rng
 from gencli.data import open_table
 from gencli.errors import GencliError
 from gencli.evaluation.generate import labels_for
@@ -71,6 +71,11 @@ def test_the_miniature_trains_saves_loads_and_draws(name: str, tmp_path: Path) -
     samplers = [name for interface, name in bundle.DEFAULT_SAMPLERS if isinstance(loaded.model, interface)]
     if samplers:
         x = loaded.sample(Rng.rows([0, 1]), labels_for(loaded, [0, 1], None))["x"]
+    elif isinstance(loaded.model, Classifier):
+        batch = loaded.encode(session.data.split("test").batch(torch.arange(2)), Rng.rows([0, 1]))
+        logits = loaded.model.class_logits(batch["x"], torch.tensor(1.0))
+        assert logits.shape == (2, loaded.model.spec.cond["label"].vocab) and torch.isfinite(logits).all()
+        x = batch["x"]
     else:
         assert isinstance(loaded.model, Autoencoder), "neither drawn from nor an autoencoder"
         batch = loaded.encode(session.data.split("test").batch(torch.arange(2)), Rng.rows([0, 1]))

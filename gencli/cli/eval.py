@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from gencli import registry, runs
-from gencli.cli import console
+from gencli.cli import console, guiding
 from gencli.cli.options import Flag, build, flag_of, nested
 from gencli.config import choose, settings
 from gencli.errors import GencliError
@@ -28,10 +28,6 @@ def _metrics(incomplete: str) -> list[str]:
     return [name for name in registry.entries("metrics") if name.startswith(incomplete)]
 
 
-def _runs(incomplete: str) -> list[str]:
-    return [r.name for r in runs.every() if r.name.startswith(incomplete)]
-
-
 _FLAGS = [
     Flag("metrics", (), list[str], "one or more metrics", metavar="METRIC", complete=_metrics),
     Flag(
@@ -41,7 +37,7 @@ _FLAGS = [
         "a run; may be repeated",
         "What",
         shown="the newest that fits",
-        complete=_runs,
+        complete=guiding.run_names,
     ),
     Flag("samples", ("--samples",), str, "a folder of PNG samples instead of a run", "What"),
     Flag("data", ("--data",), str, "the reference", "What", shown="the run's own"),
@@ -53,8 +49,8 @@ _FLAGS = [
     Flag("seed", ("--seed",), int, "seed of the first sample", "Sampling", shown="0"),
     Flag("sampler", ("--sampler",), str, "sampler", "Sampling", shown="the run's own"),
     Flag("steps", ("--steps",), int, "steps of the sampler", "Sampling", shown="the sampler's own"),
-    Flag("guidance", ("--guidance",), float, "guidance scale", "Sampling", shown="the recipe's"),
     Flag("batch", ("--batch-size",), int, "samples computed together", "Sampling", shown="64"),
+    *guiding.FLAGS,
 ]
 
 
@@ -141,7 +137,8 @@ def _plan(values: dict[str, Any], data: Any, loaded: Any) -> Any:
             raise GencliError(f"{flag} is {value}", "give 1 or more")
     steps = {"steps": values["steps"]} if "steps" in values else {}
     sampler = loaded.sampler(values.get("sampler"), steps) if loaded and (steps or "sampler" in values) else None
-    return Plan(n, split, values.get("seed", 0), sampler, values.get("guidance"), values.get("batch", 64))
+    guidance = guiding.guidance_of(values, loaded) if loaded else None
+    return Plan(n, split, values.get("seed", 0), sampler, guidance, values.get("batch", 64))
 
 
 def _one(values: dict[str, Any], found: runs.Found, of_samples: Sequence[Any], of_models: Sequence[Any]) -> list[Any]:

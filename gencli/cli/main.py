@@ -23,6 +23,7 @@ COMMANDS = {
     "train": "train",
     "sample": "sample",
     "eval": "eval",
+    "compare": "compare",
     "list": "list_",
     "info": "info",
     "data": "data",

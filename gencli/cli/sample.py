@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import time
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import typer.main
 from typer.core import TyperGroup
 
 from gencli import files, registry, runs
-from gencli.cli import console
+from gencli.cli import console, guiding
 from gencli.cli.options import Flag, build, chosen_value, flag_of, nested
 from gencli.config import settings
 from gencli.errors import GencliError
@@ -107,10 +108,6 @@ def _default(run: runs.Found) -> str:
     return Run.load(run.path).default_sampler()
 
 
-def _run_names(incomplete: str) -> list[str]:
-    return [run.name for run in runs.every() if run.name.startswith(incomplete)]
-
-
 _FIXED = [
     Flag(
         "checkpoint",
@@ -119,24 +116,24 @@ _FIXED = [
         "the run to draw from",
         "What",
         shown="the newest that fits",
-        complete=_run_names,
+        complete=guiding.run_names,
     ),
     Flag("sampler", ("--sampler",), str, "the sampler, when NAME is a run or model", "What", shown="the run's own"),
     Flag("n", ("-n", "--number"), int, "how many", "What", shown="16"),
     Flag("seed", ("--seed",), int, "seed of the first; the next has the next seed", "What", shown="0"),
     Flag("seeds", ("--seeds",), str, "seeds one by one: 0-63 or 3,5,8", "What"),
     Flag("classes", ("--class",), str, "names or ids, comma-separated, used in turn", "What", shown="all in turn"),
-    Flag(
-        "guidance",
-        ("--guidance",),
-        float,
-        "guidance scale; 1 = conditional, no second call",
-        "What",
-        shown="the recipe's",
-    ),
-    Flag("guidance_w", ("--guidance-w",), float, "the paper's w = scale − 1", "What"),
+    *guiding.FLAGS,
     Flag(
         "trajectory", ("--trajectory",), bool, "also write the way there as an animated WebP", "Output", default=False
+    ),
+    Flag(
+        "timesteps",
+        ("--print-timesteps",),
+        bool,
+        "only print the noise levels at which the network would be called",
+        "Output",
+        default=False,
     ),
     Flag("show", ("--show",), bool, "draw the grid in the terminal", "Output", default=False),
     Flag("out", ("--out",), str, "folder", "Output", shown="samples/RUN/SAMPLER-STEPS-SEED"),
@@ -165,13 +162,19 @@ def parse_seeds(values: dict[str, Any]) -> list[int]:
     return made
 
 
-def parse_classes(text: str | None, run: Any) -> list[int] | None:
-    """Names or ids to ids."""
+def parse_classes(text: str | None, run: Any, guidance: Any = None) -> list[int] | None:
+    """Names or ids to ids, of the model's classes or of those of the classifier that guides it."""
+    from gencli.evaluation.generate import class_field
+
     if text is None:
         return None
-    if "label" not in run.model.spec.cond:
-        raise GencliError(f"run {run.name} was trained without classes", "leave --class out, or train on labelled data")
-    names = [name.lower() for name in run.model.spec.cond["label"].names]
+    field = class_field(run, guidance)
+    if field is None:
+        raise GencliError(
+            f"run {run.name} was trained without classes",
+            "leave --class out, train on labelled data, or guide by a --classifier",
+        )
+    names = [name.lower() for name in field.names]
     made = []
     for part in text.split(","):
         word = part.strip()
@@ -191,17 +194,29 @@ def run_command(name: str, values: dict[str, Any]) -> None:
     from gencli import device
     from gencli.bundle import Run
     from gencli.core import world
-    from gencli.evaluation.generate import Request, cost, divided, generate, labels_for, receipt, resolved
+    from gencli.evaluation.generate import (
+        Request,
+        cost,
+        divided,
+        generate,
+        labels_for,
+        receipt,
+        resolved,
+        spent,
+        steps_of,
+    )
 
     found, sampler_name = resolve(name, values.get("checkpoint"), values.get("sampler"))
     run = Run.load(found.path, device.default())
     table = nested({key.removeprefix("sampler."): value for key, value in values.items() if key.startswith("sampler.")})
     sampler = run.sampler(sampler_name, table)
+    if values["timesteps"]:
+        if world().main:
+            _timesteps(run, sampler)
+        return
     seeds = parse_seeds(values)
-    cond = labels_for(run, seeds, parse_classes(values.get("classes"), run))
-    guidance = values["guidance_w"] + 1 if "guidance_w" in values else values.get("guidance")
-    if guidance not in (None, 1.0) and not cond:
-        raise GencliError(f"guidance {guidance:g} needs a condition, run {run.name} has none", "leave --guidance out")
+    guidance = guiding.guidance_of(values, run)
+    cond = labels_for(run, seeds, parse_classes(values.get("classes"), run, guidance), guidance)
     micro = values.get("batch", 64)
     if micro < 1:
         raise GencliError(f"--batch-size is {micro}", "give 1 or more")
@@ -213,9 +228,10 @@ def run_command(name: str, values: dict[str, Any]) -> None:
             pass
         return
     steps, calls = cost(run, request)
-    each = sampler.evaluations(run.model, run.spec)
+    each = steps_of(run, sampler)
     folder = _folder(values, run.name, f"{sampler.public_name()}-{each}-{seeds[0]}")
-    what = f"sampler {sampler.public_name()} · checkpoint {run.name} · {each} steps"
+    guided = "".join(f" · {key} {name}" for key, name in guiding.names_of(request.guidance))
+    what = f"sampler {sampler.public_name()} · checkpoint {run.name} · {each} steps{guided}"
     console.say(f"{what} · {len(seeds)} images · {calls} network evaluations")
     began = time.perf_counter()
     done = []
@@ -226,7 +242,11 @@ def run_command(name: str, values: dict[str, Any]) -> None:
                 done.append(progress)
     seconds = time.perf_counter() - began
     made = torch.cat([progress.chunk for progress in done if progress.chunk is not None])
-    write(run, folder, made, seeds, cond, {**receipt(run, request), "seconds": round(seconds, 3)})
+    facts = {**receipt(run, request), "seconds": round(seconds, 3)}
+    if taken := spent(done):
+        facts["evaluations"] = taken
+        console.say("an image took {mean:g} evaluations, from {least} to {most}".format(**taken))
+    write(run, folder, made, seeds, cond, facts)
     if values["trajectory"]:
         _animate(run, folder, done)
     if values["show"]:
@@ -268,14 +288,40 @@ def write(run: Any, folder: Path, items: Any, seeds: list[int], cond: dict[str, 
     files.atomic_write(folder / "samples.json", (json.dumps(document, indent=1) + "\n").encode())
 
 
+def _timesteps(run: Any, sampler: Any) -> None:
+    """Where the network would be called, and nothing is drawn."""
+    from gencli.evaluation.timesteps import visited
+
+    calls = visited(run, sampler)
+    steps = calls[-1].step
+    console.say(f"sampler {sampler.public_name()} · checkpoint {run.name} · {steps} steps · {len(calls)} evaluations")
+    console.document(run=run.name, sampler=sampler.public_name(), timesteps=[call.row() for call in calls])
+    rows: list[list[Any]] = []
+    for call in calls:
+        numbers = (call.told, call.sigma, call.alpha_bar, call.log_snr)
+        rows.append([call.step, call.evaluation, *("" if x is None else f"{x:.6g}" for x in numbers)])
+    console.table(rows, ["step", "evaluation", "network is told", "sigma", "alpha bar", "log SNR"])
+    console.following("gencli " + shlex.join(["sample", *(a for a in console.state.args if a != "--print-timesteps")]))
+
+
 def _animate(run: Any, folder: Path, done: list[Any]) -> None:
-    """The frames of all micro-batches side by side, as one animation."""
+    """The frames of all micro-batches side by side, as one animation; beside them the noisy x, where there is one."""
     import torch
 
     from gencli.report.kinds import writer
 
-    frames = [torch.cat([chunk.frames[i] for chunk in done])[:64] for i in range(len(done[0].frames))]
-    writer(run.data_spec.x.kind).save_animation(folder / "trajectory.webp", frames)
+    kind = writer(run.data_spec.x.kind)
+
+    def together(pick: Any) -> list[Any]:
+        return [torch.cat([pick(chunk, i) for chunk in done])[: kind.MOVING] for i in range(len(done[0].frames))]
+
+    frames = together(lambda chunk, i: chunk.frames[i])
+    if "noisy" in done[0].info[0]:
+        noisy = together(lambda chunk, i: chunk.info[i]["noisy"])
+        sigmas = [float(info["sigma"].max()) for info in done[0].info]
+        kind.save_denoising(folder / "trajectory.webp", noisy, frames, sigmas)
+    else:
+        kind.save_animation(folder / "trajectory.webp", frames)
     if "entropy" in done[0].info[0]:
         _entropies(folder, done)
 

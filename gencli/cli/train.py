@@ -311,9 +311,12 @@ def _finish(session: Any, step: int, name: str) -> None:
 
 def _next(session: Any) -> str:
     from gencli.bundle import DEFAULT_SAMPLERS
+    from gencli.core import Classifier
 
     if any(isinstance(session.run.model, interface) for interface, _ in DEFAULT_SAMPLERS):
         return f"gencli sample {_called(session.folder)}"
+    if isinstance(session.run.model, Classifier):
+        return f"gencli sample RUN --class 0 --classifier {_called(session.folder)}"
     return f"gencli train gated-pixelcnn --codec {_called(session.folder)}"
 
 

@@ -20,6 +20,7 @@ from gencli.core import Likelihood, Rng, world
 from gencli.data._base import Data
 from gencli.errors import GencliError
 from gencli.evaluation.generate import Request, generate, labels_for, receipt, resolved
+from gencli.guidance._base import Guidance
 from gencli.metrics._base import FeatureSet, ModelMetric, SampleMetric, Value
 from gencli.metrics._features import Extractor, reference
 
@@ -35,7 +36,7 @@ class Plan:
         split: of the data, the reference.
         seed: of the first sample.
         sampler: a sampler component, None = the run's own.
-        guidance: None = the recipe's.
+        guidance: a scale or all that guides; None = the recipe's scale.
         batch: samples computed together.
     """
 
@@ -43,7 +44,7 @@ class Plan:
     split: str = "test"
     seed: int = 0
     sampler: Any = None
-    guidance: float | None = None
+    guidance: float | Guidance | None = None
     batch: int = 64
 
 
@@ -91,7 +92,7 @@ def check_kinds(metrics: Sequence[tuple[str, SampleMetric]], data: Data) -> None
 def request_of(run: Run, plan: Plan) -> Request:
     """The samples that a plan asks of a run: class-balanced, always in exact micro-batches."""
     seeds = range(plan.seed, plan.seed + plan.n)
-    cond = labels_for(run, seeds, None)
+    cond = labels_for(run, seeds, None, plan.guidance)
     return resolved(run, Request(seeds, cond, plan.sampler, plan.guidance, min(plan.batch, plan.n), exact=True))
 
 
@@ -111,8 +112,12 @@ def features_of_run(
                 yield progress.chunk
 
     made = by.extract(chunks())
-    facts = {"seeds": f"{request.seeds[0]}-{request.seeds[-1]}", "labels": "balanced" if request.cond else "none"}
-    return made, {**receipt(run, request), **facts}
+    return made, {**receipt(run, request), **asked(request)}
+
+
+def asked(request: Request) -> dict[str, str]:
+    """For receipts: which samples."""
+    return {"seeds": f"{request.seeds[0]}-{request.seeds[-1]}", "labels": "balanced" if request.cond else "none"}
 
 
 def assist(run: Run, request: Request) -> None:

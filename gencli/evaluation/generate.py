@@ -15,8 +15,10 @@ from torch import Tensor
 
 from gencli.bundle import Run
 from gencli.config import as_dict
-from gencli.core import Batch, Rng, gather
+from gencli.core import Batch, Denoiser, Field, LatentVariable, Rng, gather
 from gencli.errors import GencliError
+from gencli.evaluation.timesteps import visited
+from gencli.guidance._base import Guidance
 from gencli.launch import World
 
 MICRO = 64
@@ -31,7 +33,7 @@ class Request:
         seeds: one an image.
         cond: conditions, one row a seed.
         sampler: None = the run's own.
-        guidance: None = the recipe's.
+        guidance: a scale or all that guides; None = the recipe's scale.
         micro: images computed together.
         exact: pad every micro-batch to `micro` rows, so that an image is bit-equal whatever the number asked for.
         frames: keep pictures of the way there.
@@ -40,17 +42,38 @@ class Request:
     seeds: Sequence[int]
     cond: Batch = field(default_factory=dict)
     sampler: Any = None
-    guidance: float | None = None
+    guidance: float | Guidance | None = None
     micro: int = MICRO
     exact: bool = False
     frames: bool = False
 
 
 def resolved(run: Run, request: Request) -> Request:
-    """The request with the run's own sampler and guidance where it names none; without a condition nothing guides."""
-    own = run.guidance if request.cond else 1.0
-    guidance = own if request.guidance is None else request.guidance
-    return dataclasses.replace(request, sampler=request.sampler or run.sampler(), guidance=guidance)
+    """The request with the run's own sampler and scale where it names none; without a condition no scale guides.
+
+    Raises:
+        GencliError: more than a scale for a sampler that knows no levels of noise, or any for one that decodes a latent.
+    """
+    sampler = request.sampler or run.sampler()
+    decodes = sampler.interface is LatentVariable
+    own = run.guidance if _taken(run, request.cond) and not decodes else 1.0
+    guidance = Guidance.of(own if request.guidance is None else request.guidance)
+    if sampler.interface is not Denoiser and guidance.only_scale(sampler.public_name()) != 1.0 and decodes:
+        raise GencliError(
+            f"guidance {guidance.scale:g} means nothing to sampler {sampler.public_name()}, which decodes a latent once",
+            "leave --guidance out",
+        )
+    return dataclasses.replace(request, sampler=sampler, guidance=guidance)
+
+
+def _guidance(request: Request) -> Guidance:
+    assert request.guidance is not None, "the request is not resolved"
+    return Guidance.of(request.guidance)
+
+
+def _taken(run: Run, cond: Batch) -> Batch:
+    """The conditions that the model itself takes; others are for a classifier that guides it, or for a codec."""
+    return {key: value for key, value in cond.items() if key in run.model.spec.cond}
 
 
 def divided(request: Request, processes: int) -> Request:
@@ -60,47 +83,84 @@ def divided(request: Request, processes: int) -> Request:
 
 
 def cost(run: Run, request: Request) -> tuple[int, int]:
-    """Steps of a resolved request, and network evaluations, of which guidance takes two a step."""
-    steps = request.sampler.evaluations(run.model, run.spec) * -(-len(request.seeds) // request.micro)
-    return steps, steps * (2 if request.cond and request.guidance not in (0.0, 1.0) else 1)
+    """Steps of a resolved request, and network evaluations, of which guidance takes two a step, a classifier one more."""
+    batches = -(-len(request.seeds) // request.micro)
+    each, calls = cost_of_one(run, request)
+    return each * batches, calls * batches
+
+
+def cost_of_one(run: Run, request: Request) -> tuple[int, int]:
+    """The same for one micro-batch, which is what one image takes."""
+    each = request.sampler.evaluations(run.model, run.spec)
+    guidance, taken = _guidance(request), _taken(run, request.cond)
+    if guidance.interval is None:
+        return each, each * guidance.calls(taken)
+    return each, guidance.calls_at((call.sigma for call in visited(run, request.sampler)), taken)
+
+
+def steps_of(run: Run, sampler: Any) -> int:
+    """Steps of a sampler with levels of noise; network evaluations of another."""
+    levels = getattr(sampler, "levels", None)
+    return sampler.evaluations(run.model, run.spec) if levels is None else len(levels(run.model)) - 1
 
 
 def receipt(run: Run, request: Request) -> dict[str, Any]:
     """What made the samples of a resolved request."""
     return {
+        **origin(run, request),
+        "sampler": {"name": request.sampler.public_name(), **as_dict(request.sampler.config)},
+        "network_evaluations": cost(run, request)[1],
+    }
+
+
+def origin(run: Run, request: Request) -> dict[str, Any]:
+    """The part of the receipt that is the same for all samplers."""
+    return {
         "run": run.name,
         "weights": run.weights_hash(),
         "averaged": run.averaged,
         "step": run.step,
-        "sampler": {"name": request.sampler.public_name(), **as_dict(request.sampler.config)},
-        "guidance": request.guidance,
+        **_guidance(request).facts(),
         "exact": request.exact,
         "batch": request.micro,
         "precision": "fp32",
         "device": run.model.device.type,
-        "network_evaluations": cost(run, request)[1],
     }
 
 
 @dataclass(frozen=True)
 class Progress:
-    """Where generation stands after `step` of its steps; `chunk` holds samples that were just finished."""
+    """Where generation stands after `step` of its steps; `chunk` holds samples that were just finished.
+
+    `evaluations` `(N,)` is what each of them took of the denoiser, from samplers that choose their own steps.
+    """
 
     step: int
     chunk: Tensor | None = None
+    evaluations: Tensor | None = None
     frames: list[Tensor] = field(default_factory=list)
     info: list[dict[str, Tensor]] = field(default_factory=list)
 
 
-def labels_for(run: Run, seeds: Sequence[int], classes: Sequence[int] | None) -> Batch:
+def class_field(run: Run, guidance: float | Guidance | None = None) -> Field | None:
+    """The classes that may be asked for: the model's own, or those of the classifier that guides it; None without."""
+    own = run.model.spec.cond.get("label")  # the data may have labels that the model does not take
+    return guidance.classes if own is None and isinstance(guidance, Guidance) else own
+
+
+def labels_for(
+    run: Run, seeds: Sequence[int], classes: Sequence[int] | None, guidance: float | Guidance | None = None
+) -> Batch:
     """Class labels as a function of the seed: `classes` (all by default) in turn, so that a run of seeds is balanced."""
-    if "label" not in run.model.spec.cond:  # the data may have labels that the model does not take
+    field = class_field(run, guidance)
+    if field is None:
         if classes:
             raise GencliError(
-                f"run {run.name} was trained without classes", "leave --class out, or train on labelled data"
+                f"run {run.name} was trained without classes",
+                "leave --class out, train on labelled data, or guide by a --classifier",
             )
         return {}
-    count = run.model.spec.cond["label"].vocab or 0
+    count = field.vocab or 0
     for chosen in classes or []:
         if not 0 <= chosen < count:
             raise GencliError(
@@ -133,7 +193,6 @@ def generate(run: Run, request: Request, here: World = World()) -> Iterator[Prog
 
 def _micro_batch(run: Run, request: Request, start: int, done: int, steps: int) -> Generator[Progress, None, Progress]:
     """The samples from seed number `start` on; while they are made, `steps` more steps than `done` are made everywhere."""
-    assert request.guidance is not None  # resolved
     seeds = list(request.seeds[start : start + request.micro])
     cond = {key: value[start : start + len(seeds)] for key, value in request.cond.items()}
     real = len(seeds)
@@ -142,21 +201,32 @@ def _micro_batch(run: Run, request: Request, start: int, done: int, steps: int) 
         seeds += [seeds[-1]] * pad
         cond = {key: torch.cat([value, value[-1:].expand(pad, *value.shape[1:])]) for key, value in cond.items()}
     kept: list[Tensor] = []
+    spent: Tensor | None = None
     info: list[dict[str, Tensor]] = []
     rng = Rng.rows(seeds, run.model.device)
-    for frame, picture in run.frames(rng, cond, request.sampler, request.guidance, every=request.frames):
+    for frame, picture in run.frames(rng, cond, request.sampler, _guidance(request), every=request.frames):
         last = frame.index == frame.total - 1
         if picture is not None and (last or _shown(frame.index, frame.total)):
             kept.append(picture[:real])
             info.append({key: (value[:real] if value.ndim else value).cpu() for key, value in frame.info.items()})
+            spent = info[-1].get("evaluations")
         yield Progress(done + steps * (frame.index + 1) // frame.total)
     assert kept, "a sampler must end in a frame"
     frames = (kept, info) if request.frames else ([], [])
-    return Progress(done + steps, kept[-1], *frames)
+    return Progress(done + steps, kept[-1], spent, *frames)
 
 
 def _shown(index: int, total: int) -> bool:
     return total <= MOST_FRAMES or index * MOST_FRAMES // total != (index - 1) * MOST_FRAMES // total
+
+
+def spent(done: Sequence[Progress]) -> dict[str, float]:
+    """Evaluations of the denoiser that an image took, for the receipt of a sampler that chooses its own steps."""
+    each = [progress.evaluations for progress in done if progress.evaluations is not None]
+    if not each:
+        return {}
+    every = torch.cat(each).double()
+    return {"mean": round(float(every.mean()), 1), "least": int(every.min()), "most": int(every.max())}
 
 
 def samples(run: Run, request: Request) -> Tensor:

@@ -1,4 +1,4 @@
-"""The small picture that training shows of itself: samples where the model has a sampler, reconstructions where not."""
+"""The small picture that training shows of itself: samples where the model has a sampler, else what it makes of data."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from gencli.bundle import DEFAULT_SAMPLERS, Run
-from gencli.core import Autoencoder, Items, Rng
+from gencli.core import Autoencoder, Classifier, Items, Model, Rng
 from gencli.evaluation.generate import Request, labels_for, samples
 
 COUNT = 16
@@ -16,22 +16,26 @@ STEPS = 20
 
 
 def preview(run: Run, items: Items, seeds: Sequence[int] = range(COUNT)) -> Tensor | None:
-    """`(16, …)` in data space; for an autoencoder eight items, each followed by its reconstruction; None if neither."""
+    """`(16, …)` in data space; for an autoencoder eight items, each followed by its reconstruction;
+    for a classifier items in the order of the classes it takes them for; None if neither."""
     if any(isinstance(run.model, interface) for interface, _ in DEFAULT_SAMPLERS):
         name = run.config["recipe"].get("sample", {}).get("name") or run.default_sampler()
-        sampler = run.sampler(name, quick(name))
+        sampler = run.sampler(name, quick(run.model, name))
         return samples(run, Request(seeds, labels_for(run, seeds, None), sampler))
     if isinstance(run.model, Autoencoder):
         return reconstructions(run, items, COUNT // 2)
+    if isinstance(run.model, Classifier):
+        return by_class(run, items, COUNT)
     return None
 
 
-def quick(name: str) -> dict[str, int]:
-    """Fewer steps, where a sampler has them."""
+def quick(model: Model, name: str) -> dict[str, int]:
+    """Fewer steps, where a sampler has them and the model has levels enough."""
     from gencli import registry
 
     fields = getattr(registry.load("samplers", name).Config, "__dataclass_fields__", {})
-    return {"steps": STEPS} if "steps" in fields else {}
+    table = getattr(model, "levels", None)
+    return {"steps": STEPS} if "steps" in fields and (table is None or len(table) >= STEPS) else {}
 
 
 @torch.no_grad()
@@ -41,3 +45,12 @@ def reconstructions(run: Run, items: Items, count: int) -> Tensor:
     encoded = run.encode(raw, Rng.batch("preview", total=len(raw["x"])))
     back = run.decode({"x": run.model.decode(run.model.encode(encoded["x"]))})["x"]  # type: ignore[operator]
     return torch.stack([raw["x"], back.cpu()], dim=1).flatten(0, 1)
+
+
+@torch.no_grad()
+def by_class(run: Run, items: Items, count: int) -> Tensor:
+    """Items in the order of the classes that the model takes them for."""
+    raw = items.batch(torch.arange(min(count, len(items))))
+    encoded = run.encode(raw, Rng.batch("preview", total=len(raw["x"])))
+    logits = run.model.class_logits(encoded["x"])  # type: ignore[operator]
+    return raw["x"][logits.argmax(1).cpu().argsort(stable=True)]

@@ -11,6 +11,9 @@ gives a density in model space, and the codecs' `log_det` makes it one over raw 
 dequantised data bounds the probability. A model that says nothing has `mass = True` exactly if its data are whole numbers
 (a vocabulary and no range).
 
+`method = ode` asks the probability-flow ODE of any denoiser instead of the model (arXiv:2011.13456), `samples` being
+the probes of its divergence, or all directions with `divergence = exact`.
+
 What a bound is stands in the note: a model says by `estimate(samples)` what its `log_prob` of that many draws is (`ELBO`,
 `IWAE-64`); a density of dequantised data is averaged over `draws` of the noise, `dequantised bound, 4 draws`. The interval is
 over items and holds the noise of the draws.
@@ -26,13 +29,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
 
 from gencli.config import opt
-from gencli.core import Batch, Items, Likelihood, Model, Rng
+from gencli.core import Batch, Denoiser, Items, Likelihood, Rng
 from gencli.errors import GencliError
 from gencli.metrics._base import (
     ModelMetric,
@@ -45,6 +48,7 @@ from gencli.metrics._base import (
     on_device,
     spread,
 )
+from gencli.samplers._likelihood import flow_log_prob, spread_over_bins
 
 
 class Bpd(ModelMetric):
@@ -54,15 +58,23 @@ class Bpd(ModelMetric):
 
     @dataclass(frozen=True)
     class Config:
-        samples: int = opt(1, "draws inside each item's bound: importance samples of a VAE (IWAE-k)", low=1)
+        samples: int = opt(
+            1,
+            "draws inside each item's bound: importance samples of a VAE (IWAE-k), steps of a chain, probes of an ODE",
+            low=1,
+        )
         draws: int = opt(1, "draws of the dequantisation noise, averaged, for densities of dequantised data", low=1)
+        method: Literal["model", "ode"] = opt("model", "the model's own likelihood, or the ODE of any denoiser")
+        divergence: Literal["hutchinson", "exact"] = opt(
+            "hutchinson", "of the ODE: by random probes, or all directions"
+        )
 
     def __call__(self, run: Run, data: Items, rng: Rng, n: int | None = None, batch_size: int = 64) -> Value:
-        self.check(run)
+        judged = self.judged(run)
         seed, scores, lossy = base_seed(rng, "bpd"), [], False
         for indices in spread(len(data), n).split(batch_size):
             raw = data.batch(indices)
-            bits, same = self.bits(run, raw, item_rows(seed, indices, run.model))
+            bits, same = self.bits(run, raw, item_rows(seed, indices, run.model), judged)
             scores.append(bits)
             lossy = lossy or not same
         each = torch.cat(scores)
@@ -70,8 +82,7 @@ class Bpd(ModelMetric):
             bad = int((~torch.isfinite(each)).sum())
             raise GencliError(f"the likelihood of {bad} of {len(each)} items is not finite", "check the run")
         mean, error, interval = mean_with_error(each.numpy())
-        model: Any = run.model
-        estimate = self.estimate(model)
+        estimate = self.estimate(judged)
         return Value(
             name="bpd[codes]" if lossy else "bpd",
             value=mean,
@@ -79,13 +90,13 @@ class Bpd(ModelMetric):
             n=len(each),
             unit="bits/dim",
             better="lower",
-            kind=kind_of(run.model),
+            kind=kind_of(judged),
             note=". ".join(filter(None, [estimate, "codes, not data: the codec loses information" if lossy else ""])),
             facts={
                 "standard_error": error,
-                "likelihood": model.likelihood,
+                "likelihood": judged.likelihood,
                 "estimate": estimate,
-                "mass": is_mass(run.model),
+                "mass": is_mass(judged),
                 "lossy": lossy,
                 "samples": self.config.samples,
                 "draws": self.config.draws,
@@ -93,30 +104,63 @@ class Bpd(ModelMetric):
             },
         )
 
+    def judged(self, run: Run) -> Any:
+        """What is asked for likelihoods: the model, or its ODE; a model without either is refused."""
+        if self.config.method == "model":
+            self.check(run)
+            return run.model
+        if not isinstance(run.model, Denoiser):
+            raise GencliError(
+                f"bpd by the ODE needs a denoiser, {type(run.model).__name__} is none", "leave out --bpd.method"
+            )
+        return ByOde(run.model, self.config.divergence)
+
     def estimate(self, model: Any) -> str:
         """What the numbers are, in words; empty for an exact likelihood."""
         own = model.estimate(self.config.samples) if hasattr(model, "estimate") else ""
         draws = f"{self.config.draws} draw" + ("s" if self.config.draws > 1 else "")
-        return f"dequantised bound, {draws}" if _dequantised(model) else own
+        return ", ".join(filter(None, [own, f"dequantised bound, {draws}" if _dequantised(model) else ""]))
 
-    def bits(self, run: Run, raw: Batch, rng: Rng) -> tuple[Tensor, bool]:
+    def bits(self, run: Run, raw: Batch, rng: Rng, judged: Any = None) -> tuple[Tensor, bool]:
         """Bits per dimension `(N,)` in float64, and whether the codecs keep every item exactly."""
-        draws = self.config.draws if _dequantised(run.model) else 1
-        made = [self._nats(run, raw, rng.at("draw", i) if i else rng) for i in range(draws)]
+        judged = self.judged(run) if judged is None else judged
+        draws = self.config.draws if _dequantised(judged) else 1
+        made = [self._nats(run, judged, raw, rng.at("draw", i) if i else rng) for i in range(draws)]
         nats = torch.stack([nats for nats, _ in made]).mean(0)
         return -nats / (raw["x"][0].numel() * math.log(2)), all(same for _, same in made)
 
     @torch.no_grad()
-    def _nats(self, run: Run, raw: Batch, rng: Rng) -> tuple[Tensor, bool]:
+    def _nats(self, run: Run, judged: Any, raw: Batch, rng: Rng) -> tuple[Tensor, bool]:
         batch, volume = encode_with_volume(run, raw, rng.at("encode"))
         same = torch.equal(_exact(run.decode(batch)["x"], raw["x"]), raw["x"])
-        model: Any = run.model
         given = conditions(run, batch)
-        nats = model.log_prob(batch["x"], rng.at("log-prob"), samples=self.config.samples, **given).double()
-        return (nats if is_mass(model) else nats + volume.to(nats)).cpu(), same
+        nats = judged.log_prob(batch["x"], rng.at("log-prob"), samples=self.config.samples, **given).double()
+        return (nats if is_mass(judged) else nats + volume.to(nats)).cpu(), same
 
 
-def is_mass(model: Model) -> bool:
+class ByOde:
+    """The density of a denoiser's probability-flow ODE; data on a grid are spread over their bins."""
+
+    likelihood = "exact"
+    mass = False
+
+    def __init__(self, model: Any, divergence: Literal["hutchinson", "exact"]) -> None:
+        self.model, self.spec, self.divergence = model, model.spec, divergence
+
+    def log_prob(self, x: Tensor, rng: Rng, samples: int = 1, **cond: Tensor) -> Tensor:
+        """`(N,)` nats."""
+        spread_out = spread_over_bins(x, self.spec.x, rng.at("dequantise"))
+        return flow_log_prob(self.model, spread_out, rng, cond, samples, self.divergence)[0]
+
+    def estimate(self, samples: int) -> str:
+        """How the divergence was found."""
+        found = (
+            "exact divergence" if self.divergence == "exact" else f"{samples} Hutchinson probe" + "s" * (samples > 1)
+        )
+        return f"probability-flow ODE, {found}"
+
+
+def is_mass(model: Any) -> bool:
     """Whether `log_prob` is the log of a probability, not of a density: the model's word, else from its data."""
     x = model.spec.x
     return bool(getattr(model, "mass", x.vocab is not None and x.range is None))

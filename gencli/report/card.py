@@ -20,9 +20,10 @@ def card(config: dict[str, Any]) -> str:
     codec = f"\nIts data are the codes of `{config['codec']}` (in `codec/`).\n" if config.get("codec") else ""
     averaged = train["ema"] or train["ema_decay"]
     weights = "The weights are the running average of training." if averaged else "The weights are the last step's."
+    paper = f"({entry.authors}, {entry.year})" + (f", arXiv:{entry.arxiv}" if entry.arxiv else "")
     return f"""# {config["name"]}
 
-{entry.title} ({entry.authors}, {entry.year}), arXiv:{entry.arxiv}, trained on `{data["name"]}`.
+{entry.title} {paper}, trained on `{data["name"]}`.
 {codec}
 | | |
 |---|---|

@@ -22,6 +22,7 @@ SCREENS = {
     "sample": "sample --help",
     "sample-ddim": "sample ddim --help",
     "eval": "eval --help",
+    "compare": "compare --help",
     "list": "list",
     "list-models": "list models",
     "info": "info --help",

@@ -172,7 +172,8 @@ def test_points_move_in_one_view(tmp_path):
 def test_every_writer_has_the_same_functions():
     for kind in ("image", "points"):
         module = writer(kind)
-        assert all(hasattr(module, name) for name in ("grid", "save_grid", "save_items", "save_animation"))
+        functions = ("grid", "panel", "save_grid", "save_items", "save_animation", "save_denoising")
+        assert all(callable(getattr(module, name)) for name in functions) and module.MOVING > 0
     with pytest.raises(GencliError, match="kind 'smell'") as caught:
         writer("smell")
     assert caught.value.hint == "kinds that can be drawn: image, points"

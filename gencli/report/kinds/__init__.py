@@ -1,6 +1,8 @@
 """Writers: one module for each kind of data, which lays items out and saves them.
 
-Every writer has `grid`, `save_grid`, `save_items` and `save_animation`; a new kind is a new file here.
+Every writer has `grid`, `panel` (many small items among other panels), `save_grid`, `save_items`, `save_animation`, and
+`save_denoising` (what the network saw beside what it made of it), and says in `MOVING` how many items move; a new kind is a
+new file here.
 """
 
 from __future__ import annotations

@@ -4,23 +4,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from gencli.report.kinds._pictures import save_frames, save_picture
+from gencli.report.kinds._pictures import INK, denoising, font, save_frames, save_picture
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
 RGB = tuple[int, int, int]
 
+MOVING = 64  # images that an animation shows
 _SIDE = 32  # pixels that every image gets at least
 _GAP = 2
 _PAPER: RGB = (255, 255, 255)
-_INK: RGB = (0, 0, 0)
 
 
 def grid(images: Any, columns: int | None = None, scale: int | None = None) -> Image:
@@ -32,6 +31,11 @@ def grid(images: Any, columns: int | None = None, scale: int | None = None) -> I
         scale: whole factor; by default the least that makes every image 32 pixels wide and high.
     """
     return _sheet(images, None, columns, scale)
+
+
+def panel(images: Any, like: Any) -> Image:
+    """The first sixteen images, to be seen among other panels; `like` (real images) changes nothing."""
+    return grid(images[:16], columns=4)
 
 
 def contact_sheet(images: Any, captions: Sequence[str], columns: int | None = None, scale: int | None = None) -> Image:
@@ -57,6 +61,20 @@ def save_animation(
 ) -> Path:
     """Write grids of `frames`, each `(N, C, H, W)`, as an animated WebP or GIF; returns the path written."""
     return save_frames(path, [grid(frame, columns, scale) for frame in frames], fps)
+
+
+def save_denoising(
+    path: str | Path,
+    noisy: Sequence[Any],
+    estimates: Sequence[Any],
+    sigmas: Sequence[float],
+    fps: float = 12,
+    columns: int | None = None,
+    scale: int | None = None,
+) -> Path:
+    """Write an animation of the noisy images at the levels `sigmas`, left, and of what was made of them, right."""
+    left, right = ([grid(frame, columns, scale) for frame in frames] for frames in (noisy, estimates))
+    return save_frames(path, denoising(left, right, sigmas), fps)
 
 
 def half_blocks(image: Image | Any, width: int | None = None) -> list[list[tuple[RGB, RGB | None]]]:
@@ -102,25 +120,16 @@ def _sheet(images: Any, captions: Sequence[str] | None, columns: int | None, sca
         left, top = _GAP + i % columns * (wide + _GAP), _GAP + i // columns * (high + text + _GAP)
         page.paste(_pil(image).resize((wide, high), Pillow.Resampling.NEAREST).convert("RGB"), (left, top))
         if captions:
-            pen.text((left, top + high), _shortened(captions[i], wide, pen), fill=_INK, font=_font())
+            pen.text((left, top + high), _shortened(captions[i], wide, pen), fill=INK, font=font())
     return page
 
 
 def _shortened(text: str, width: int, pen: Any) -> str:
-    if pen.textlength(text, font=_font()) <= width:
+    if pen.textlength(text, font=font()) <= width:
         return text
-    while text and pen.textlength(f"{text}…", font=_font()) > width:
+    while text and pen.textlength(f"{text}…", font=font()) > width:
         text = text[:-1]
     return f"{text}…"
-
-
-@cache
-def _font() -> Any:
-    """DejaVu Sans, which matplotlib brings and which covers most alphabets."""
-    import matplotlib
-    from PIL import ImageFont
-
-    return ImageFont.truetype(str(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"), 11)
 
 
 def _array(images: Any) -> np.ndarray:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from gencli.files import atomic_write
-from gencli.report.kinds._pictures import save_frames, save_picture
+from gencli.report.kinds._pictures import denoising, save_frames, save_picture
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 Extent = tuple[float, float, float, float]
 """Left, right, bottom, top of the square that is drawn."""
 
+MOVING = 4096  # points that an animation shows
 _BLUE = np.array([0, 114, 178])  # of the colour-blind-safe palette of Okabe and Ito
 _PAPER, _FRAME, _INK = (255, 255, 255), (170, 170, 170), (60, 60, 60)
 _DISC = [(y, x) for y in (-1, 0, 1) for x in (-1, 0, 1) if abs(x) + abs(y) < 2]
@@ -56,6 +57,11 @@ def grid(points: Any, extent: Extent | None = None, size: int = 384) -> Image:
     return page
 
 
+def panel(points: Any, like: Any) -> Image:
+    """All points, small, in the view of the points `like`, so that panels can be compared."""
+    return grid(points, _wider(view(like), 1.2), 200)
+
+
 def view(points: Any) -> Extent:
     """A square around nearly all of the points, centred on their middle."""
     known = _array(points)
@@ -91,6 +97,27 @@ def save_animation(
     assert len(frames), "an animation needs a frame"
     seen = extent or view(frames[-1])
     return save_frames(path, [grid(frame, seen, size) for frame in frames], fps)
+
+
+def save_denoising(
+    path: str | Path,
+    noisy: Sequence[Any],
+    estimates: Sequence[Any],
+    sigmas: Sequence[float],
+    fps: float = 12,
+    extent: Extent | None = None,
+    size: int = 320,
+) -> Path:
+    """Write an animation of the noisy points at the levels `sigmas`, left, and of what was made of them, right, in one view."""
+    seen = extent or _wider(view(estimates[-1]), 1.4)
+    left, right = ([grid(frame, seen, size) for frame in frames] for frames in (noisy, estimates))
+    return save_frames(path, denoising(left, right, sigmas), fps)
+
+
+def _wider(extent: Extent, by: float) -> Extent:
+    left, right, bottom, top = extent
+    x, y, half = (left + right) / 2, (bottom + top) / 2, by * (right - left) / 2
+    return (x - half, x + half, y - half, y + half)
 
 
 def _array(points: Any) -> np.ndarray:
