@@ -1,9 +1,9 @@
 # make demo   install what running needs, then train, sample and evaluate on digits
 # make test   install what the tests need, then lint, types and the whole suite
-# make slow   what takes minutes; make bench: the figures of docs/; make wheel: dist/*.whl
+# make slow   what takes minutes; make quality, make bench: the figures of docs/ (hours; resumable); make wheel: dist/*.whl
 SHELL := bash
 .DEFAULT_GOAL := demo
-.PHONY: venv demo test lint slow bench wheel clean
+.PHONY: venv demo test lint slow quality bench wheel clean
 .DELETE_ON_ERROR:
 
 PYTHON ?= python3
@@ -54,6 +54,9 @@ test: lint
 
 slow: .venv/.tested
 	$(ONE_THREAD) $(BIN)/python -m pytest -n 2 -m slow --durations 0
+
+quality: .venv/.tested
+	for table in points digits bits matrix; do $(BIN)/python -m benchmarks.quality $$table; done
 
 bench: .venv/.tested
 	$(BIN)/python -m benchmarks --json docs/bench.json

@@ -316,8 +316,15 @@ def _next(session: Any) -> str:
     if any(isinstance(session.run.model, interface) for interface, _ in DEFAULT_SAMPLERS):
         return f"gencli sample {_called(session.folder)}"
     if isinstance(session.run.model, Classifier):
-        return f"gencli sample RUN --class 0 --classifier {_called(session.folder)}"
+        return _guided_by(_called(session.folder))
     return f"gencli train gated-pixelcnn --codec {_called(session.folder)}"
+
+
+def _guided_by(classifier: str) -> str:
+    """A sample of the newest run that a classifier can guide, or how to make one."""
+    fits = registry.load("samplers", "ddim").fits
+    found = runs.newest(lambda run: (model := registry.attempt("models", run.model)) is not None and fits(model))
+    return f"gencli sample {found.name} --class 0 --classifier {classifier}" if found else "gencli train iddpm"
 
 
 def _called(folder: Path) -> str:
