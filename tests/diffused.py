@@ -33,3 +33,13 @@ def counted(name, spec):
     with torch.device("meta"):
         model = choose("models", recipe.load(name)["model"]).build(spec)
     return sum(p.numel() for p in model.parameters()), sum(b.numel() for b in model.net.buffers())
+
+
+def randomised(net, seed=0):
+    """Random weights everywhere: layers that start at zero would hide what comes before them."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for weight in net.parameters():
+            scale = 1.0 if weight.ndim == 1 else weight[0].numel() ** -0.5
+            weight.copy_(torch.randn(weight.shape, generator=generator) * scale)
+    return net.eval()

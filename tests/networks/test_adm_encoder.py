@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from diffused import randomised
 from torch import nn
 from torch.nn import functional as F
 
@@ -14,15 +15,6 @@ TINY = {"width": 8, "mults": (1, 2), "blocks": 1, "attention": (4,), "head_width
 
 def image(side, channels=1):
     return Field("image", (channels, side, side), vocab=256, range=(-1.0, 1.0))
-
-
-def randomised(net, seed=0):
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for weight in net.parameters():
-            scale = 1.0 if weight.ndim == 1 else weight[0].numel() ** -0.5
-            weight.copy_(torch.randn(weight.shape, generator=generator) * scale)
-    return net.eval()
 
 
 @pytest.mark.parametrize(

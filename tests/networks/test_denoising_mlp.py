@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from diffused import randomised
 from torch.nn import functional as F
 
 from gencli.core import Field
@@ -10,15 +11,6 @@ from gencli.networks.denoising_mlp import DenoisingMlp, features
 
 POINTS, LABEL = Field("points", (2,)), Field("label", (), vocab=8)
 TINY = {"width": 16, "layers": 2}
-
-
-def randomised(net, seed=0):
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for weight in net.parameters():
-            scale = 1.0 if weight.ndim == 1 else weight[0].numel() ** -0.5
-            weight.copy_(torch.randn(weight.shape, generator=generator) * scale)
-    return net.eval()
 
 
 def nearest(made):

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from diffused import randomised
 
 from gencli.core import Field
 from gencli.errors import GencliError
@@ -14,15 +15,6 @@ TINY = {"patch": 2, "width": 16, "depth": 2, "heads": 2}
 
 def image(side, channels=1):
     return Field("image", (channels, side, side), vocab=256, range=(-1.0, 1.0))
-
-
-def randomised(net, seed=0):
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for weight in net.parameters():
-            scale = 1.0 if weight.ndim == 1 else weight[0].numel() ** -0.5
-            weight.copy_(torch.randn(weight.shape, generator=generator) * scale)
-    return net.eval()
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ import re
 
 import pytest
 import torch
+from diffused import randomised
 
 from gencli.core import Field
 from gencli.errors import GencliError
@@ -18,16 +19,6 @@ TINY = {"width": 8, "mults": (1, 2), "blocks": 1, "attention": (4,)}
 
 def image(side, channels=1):
     return Field("image", (channels, side, side), vocab=256, range=(-1.0, 1.0))
-
-
-def randomised(net, seed=0):
-    """Random weights everywhere: layers that start at zero would hide what comes before them."""
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for weight in net.parameters():
-            scale = 1.0 if weight.ndim == 1 else weight[0].numel() ** -0.5
-            weight.copy_(torch.randn(weight.shape, generator=generator) * scale)
-    return net.eval()
 
 
 @pytest.mark.parametrize(
