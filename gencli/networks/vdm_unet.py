@@ -14,9 +14,10 @@ Width 128 with 32 layers is CIFAR-10's network: 30,578,179 parameters (and two o
 122,137,603; with 64 layers ImageNet-64's: 237,603,843; width 256 with attention after every block is the paper's for
 augmented CIFAR-10: 139,276,803.
 
-Ours: a class label is embedded (`vocab` rows and one for "no class") and added to the embedded level. Norms have as
-many groups as in `unet` where the width is small. The official network also embeds one number that says how an image
-was augmented; it is always 0 here.
+Ours: the frequencies are for 256 grey levels, whose distance is a wave of the fastest; data of V levels get V / 256 of them.
+A class label is embedded (`vocab` rows and one for "no class") and added to the embedded level. Norms have as many groups as
+in `unet` where the width is small. The official network also embeds one number that says how an image was augmented; it is
+always 0 here.
 
 Shapes: x `(N, C, H, W)` of any sides; level `(N,)` in [0, 1]; output `(N, out, H, W)`, out at least C. `residuals` are
 added to the layers + 1 maps kept, in the order they are made, the last to the middle's output.
@@ -43,6 +44,7 @@ from gencli.networks.unet import channels_last
 from gencli.nn.attention import attend
 from gencli.nn.embed import LabelEmbedding, label_field, sinusoidal
 
+LEVELS = 256  # that the frequencies are for
 CUT = 0.8796256610342398  # the standard deviation of a standard normal cut at ±2
 
 
@@ -72,6 +74,7 @@ class VdmUNet(nn.Module, Component):
         label, width, looks = label_field(cond, "vdm-unet"), config.width, config.attention
         self.time1, self.time2 = _linear(width + 1, 4 * width), _linear(4 * width, 4 * width)
         self.label = LabelEmbedding(label, 4 * width, std=1.0) if label else None
+        self.levels = x.vocab or LEVELS
         self.conv_in = _conv(x.shape[0] * (1 + 2 * len(config.fourier)), width)
         self.down = _Path([width] * config.layers, config, looks)
         self.middle = nn.ModuleList([_Block(width, config), _Attention(width), _Block(width, config)])
@@ -81,7 +84,7 @@ class VdmUNet(nn.Module, Component):
     def forward(self, x: Tensor, level: Tensor, residuals: Sequence[Tensor] | None = None, **cond: Tensor) -> Tensor:
         """The network's output `(N, out, H, W)` for x at the levels `(N,)`."""
         embedded = self._embed(level, cond).to(x.dtype)
-        h = channels_last(self.conv_in(fourier_features(x, self.config.fourier)))
+        h = channels_last(self.conv_in(fourier_features(x, self.config.fourier, self.levels)))
         features = [h]
         for block, look in self.down.pairs():
             h = look(block(h, embedded))
@@ -147,12 +150,14 @@ class _Attention(nn.Module):
         return x + self.out(attend(q, k, v)[:, 0]).transpose(1, 2).reshape(x.shape)
 
 
-def fourier_features(x: Tensor, powers: Sequence[int]) -> Tensor:
-    """`(N, C, H, W)` to `(N, C (1 + 2 powers), H, W)`: x, then sines, then cosines of 2π 2ⁿ x, channel by channel."""
+def fourier_features(x: Tensor, powers: Sequence[int], levels: int = LEVELS) -> Tensor:
+    """`(N, C, H, W)` to `(N, C (1 + 2 powers), H, W)`: x, then sines, then cosines of 2π 2ⁿ (levels / 256) x."""
     if not powers:
         return x
     wide = x if x.dtype == torch.float64 else x.float()  # 2π 2⁷ x in half precision has lost its phase
-    frequency = torch.tensor([2 * math.pi * 2.0**n for n in powers], dtype=wide.dtype, device=x.device)
+    frequency = torch.tensor(
+        [2 * math.pi * 2.0**n * levels / LEVELS for n in powers], dtype=wide.dtype, device=x.device
+    )
     angle = (wide[:, :, None] * frequency[:, None, None]).flatten(1, 2)
     return torch.cat([x, angle.sin().to(x.dtype), angle.cos().to(x.dtype)], dim=1)
 

@@ -119,3 +119,12 @@ def test_points_and_unknown_conditions_are_refused_by_name():
         VdmUNet.make(TINY, Field("points", (2,)), 2, {})
     with pytest.raises(GencliError, match="'text'"):
         VdmUNet.make(TINY, image(8), 1, {"text": Field("tokens", (16,), vocab=100)})
+
+
+@pytest.mark.parametrize("levels", [17, 256])
+def test_the_distance_of_two_grey_levels_is_a_wave_of_the_fastest_feature(levels):
+    grid = ((torch.arange(levels, dtype=torch.float64) + 0.5) * 2 / levels - 1).reshape(1, 1, 1, -1)
+    made = fourier_features(grid, (6, 7), levels)[0, :, 0]
+    sine, cosine = made[2], made[4]
+    assert (sine - sine[0]).abs().max() < 1e-9 and (cosine - cosine[0]).abs().max() < 1e-9
+    assert (made[1] - made[1][0]).abs().max() > 0.5 or (made[3] - made[3][0]).abs().max() > 0.5
