@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from gencli.errors import GencliError
+from gencli.samplers._sdes import vp_sigma, vp_time
 
 Spacing = Literal["leading", "trailing", "linspace", "quad"]
 NoiseSchedule = Literal["own", "model", "karras", "linear", "cosine", "logsnr"]
@@ -19,7 +20,6 @@ NoiseSchedule = Literal["own", "model", "karras", "linear", "cosine", "logsnr"]
 TIMES = 1000  # what stands in for the table of a model trained at any level
 SIGMA_MIN, SIGMA_MAX = 0.002, 80.0  # beyond these nothing is seen in data of unit variance (arXiv:2206.00364)
 RHO = 7.0
-BETA_MIN, BETA_MAX = 0.1, 20.0  # of the linear variance-preserving schedule (arXiv:2011.13456)
 
 
 def table_of(model: Any) -> Tensor:
@@ -89,21 +89,12 @@ def ends(model: Any) -> tuple[float, float]:
     return max(low, SIGMA_MIN), min(high, SIGMA_MAX)
 
 
-def _linear_time(sigma: Tensor) -> Tensor:
-    slope = BETA_MAX - BETA_MIN
-    return ((BETA_MIN**2 + 2 * slope * torch.log1p(sigma**2)).sqrt() - BETA_MIN) / slope
-
-
-def _linear_sigma(t: Tensor) -> Tensor:
-    return torch.expm1(0.5 * (BETA_MAX - BETA_MIN) * t**2 + BETA_MIN * t).sqrt()
-
-
 Curve = Callable[[Tensor], Tensor]
 _CURVES: dict[str, tuple[Curve, Curve]] = {
     "karras": (lambda s: s ** (1 / RHO), lambda u: u**RHO),
     "logsnr": (torch.log, torch.exp),
     "cosine": (torch.atan, torch.tan),
-    "linear": (_linear_time, _linear_sigma),
+    "linear": (vp_time, vp_sigma),
 }
 
 

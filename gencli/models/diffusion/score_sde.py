@@ -28,8 +28,8 @@ from torch import Tensor
 from gencli.config import Part, opt, part
 from gencli.core import Rng, Spec
 from gencli.errors import GencliError
-from gencli.models.diffusion import _sdes as sdes
 from gencli.models.diffusion._family import ContinuousModel, Formulation, eps, score, variance_preserving
+from gencli.samplers import _sdes as sdes
 
 TRAINED_FROM = 1e-5  # ε of the loss
 

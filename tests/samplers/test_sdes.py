@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from gencli.models.diffusion import _schedules as schedules
-from gencli.models.diffusion import _sdes as sdes
+from gencli.samplers import _sdes as sdes
 
 LOW, HIGH = 0.01, 50.0
 
