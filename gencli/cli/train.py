@@ -253,11 +253,11 @@ def _signals(session: Any) -> Iterator[None]:
     """The first signal asks the session to stop after this step; a second one ends the process at once."""
 
     def ask(number: int, frame: Any) -> None:
-        if session.stop is not None:
+        if session.asked:
             import os
 
             os._exit(128 + number)
-        session.stop = number
+        session.asked = number
         console.say("stopping after this step; once more to end at once")
 
     names = [n for n in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, n)]
@@ -293,7 +293,7 @@ def _watch(session: Any, notes: list[str], name: str) -> None:
                 console.say(f"saved at step {event.step} · {images:.0f} items/s · {task.line()}")
     if here.main:
         _finish(session, event.step, name)
-    if session.stop is not None:
+    if session.stop:
         raise typer.Exit(128 + session.stop)
 
 
@@ -303,7 +303,7 @@ def _finish(session: Any, step: int, name: str) -> None:
     write_card(session.folder, session.config)
     console.document(run=session.folder.name, step=step)
     console.result(session.folder)
-    if session.stop is not None:
+    if session.stop:
         console.say(f"stopped at step {step}; continue with: gencli train {name} --resume {_called(session.folder)}")
     else:
         console.following(_next(session))

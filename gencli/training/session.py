@@ -1,6 +1,6 @@
 """A training run from its folder's point of view: make or resume it, train, save, draw, and tell the caller as events.
 
-The caller shows events; nothing here prints. Stopping is asked for by setting `session.stop`, on any process.
+The caller shows events; nothing here prints. Stopping is asked for by setting `session.asked`, on any process.
 
 Several processes train in step; the first alone locks, writes and draws, and tells the others which folder and state.
 """
@@ -147,7 +147,8 @@ class Session:
         self.train = parse(TrainConfig, recipe["train"], "train")
         self.resuming = folder is not None
         self.codec_run = codec_run
-        self.stop: int | None = None  # a signal's number
+        self.asked = 0  # a signal's number; a handler may set it at any moment
+        self.stop = 0  # what all processes agreed on after a step
         if folder is not None:
             self.folder = folder
             self.config = read_config(folder)
@@ -305,7 +306,8 @@ class Session:
         for step in trainer:
             seen |= step.losses
             values: dict[str, float] = {}
-            ends = step.step == self.train.steps or self.stop is not None
+            self.stop = greatest(self.asked)
+            ends = step.step == self.train.steps or self.stop > 0
             saves = ends or step.step % self.train.save_every == 0
             if step.step % every == 0 or saves:
                 values = {key: float(value) for key, value in seen.items()}
@@ -313,9 +315,7 @@ class Session:
                 log.append(self.line(step, values, began))
                 track.log(trainer, step.step, values)
             yield Event("step", step.step, values=values)
-            self.stop = greatest(self.stop or 0) or None  # after the same step on every process
-            ends = step.step == self.train.steps or self.stop is not None
-            if saves or ends:
+            if saves:
                 if world().main:
                     self.save(trainer, log)
                 log = []

@@ -355,3 +355,21 @@ def test_what_a_killed_save_left_behind_goes_on_resuming(tmp_path: Path) -> None
         (folder / name).write_bytes(b"half")
     resumed(folder, steps=7)
     assert not list(folder.rglob(".*")), "nothing temporary is left"
+
+
+def test_a_signal_while_the_processes_agree_is_not_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = session(tmp_path, table("pixelcnn", steps=9, save_every=9))
+
+    steps: list[int] = []
+
+    def agreeing(value: int) -> int:
+        if len(steps) == 2:
+            made.asked = 2  # what a handler does between any two instructions
+        return value
+
+    monkeypatch.setattr("gencli.training.session.greatest", agreeing)
+    for event in made.events():
+        if event.kind == "step":
+            steps.append(event.step)
+    assert steps == [1, 2, 3, 4] and made.stop == 2
+    assert [path.name for path in (made.folder / "train").glob("step-*")] == ["step-00000004"]
