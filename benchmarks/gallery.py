@@ -202,7 +202,7 @@ def main() -> None:
         order = sorted(facts, key=lambda key: (recipe.load(key)["model"]["name"], key))
         facts = {key: facts[key] for key in order}
         files.atomic_json(FACTS, facts)
-        files.atomic_write(DOCS / "gallery.md", page(facts).encode())
+    files.atomic_write(DOCS / "gallery.md", page(facts).encode())
 
 
 if __name__ == "__main__":

@@ -4,7 +4,8 @@ Offers: map
 
 A 3×3 convolution, `blocks` residual blocks of two 3×3 convolutions with batch normalisation before each rectifier, and a 1×1
 convolution from the rectified sum of all blocks' outputs, each through its own 1×1 convolution. Filters are weight-normed.
-Images keep their size. As in the authors' code; their networks count the same parameters.
+Images keep their size. As in the authors' code; their networks count the same parameters. Ours: a class label is seen as
+learned maps, `PLANES` more channels of the input, since a convolution cannot know where in the image it is.
 """
 
 from __future__ import annotations
@@ -13,14 +14,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
+import torch
 from torch import Tensor, nn
 
 from gencli.config import Component, opt
 from gencli.core import Field
 from gencli.errors import GencliError
 from gencli.networks._conv import check_image
+from gencli.nn.embed import LabelEmbedding, label_field
 from gencli.nn.moving_norm import ShiftedNorm
 from gencli.nn.weight_norm import WeightNormConv2d
+
+PLANES = 2
 
 
 class CouplingResnet(nn.Module, Component):
@@ -43,12 +48,17 @@ class CouplingResnet(nn.Module, Component):
                 "choose another network",
             )
         width, blocks = config.width, config.blocks
-        self.first = WeightNormConv2d(x.shape[0], width, 3, magnitude=False)
+        label = label_field(cond or {}, "coupling-resnet")
+        self.label = LabelEmbedding(label, PLANES * x.shape[1] * x.shape[2], std=1.0) if label else None
+        self.first = WeightNormConv2d(x.shape[0] + (PLANES if label else 0), width, 3, magnitude=False)
         self.blocks = nn.ModuleList(_block(width) for _ in range(blocks))
         self.skips = nn.ModuleList(WeightNormConv2d(width, width, 1) for _ in range(blocks + 1))
         self.last = nn.Sequential(ShiftedNorm(width), nn.ReLU(), WeightNormConv2d(width, out.shape[0], 1))
 
     def forward(self, x: Tensor, **cond: Tensor) -> Tensor:
+        if self.label is not None:
+            planes = self.label(cond["label"]).to(x.dtype).reshape(len(x), PLANES, *x.shape[2:])
+            x = torch.cat([x, planes], dim=1)
         h = self.first(x)
         total = self.skips[0](h)
         for block, skip in zip(self.blocks, self.skips[1:], strict=True):

@@ -1,5 +1,6 @@
 """RealNVP: the authors' networks, an exact inverse, an exact density."""
 
+import dataclasses
 import math
 import tomllib
 from importlib import resources
@@ -122,6 +123,36 @@ def test_the_log_determinant_is_that_of_the_jacobian(spec, settings):
         jacobian = torch.autograd.functional.jacobian(lambda v: model.forward_flow(v[None])[0].flatten(), item)
         exact = torch.linalg.slogdet(jacobian.view(item.numel(), item.numel())).logabsdet
         torch.testing.assert_close(log_det[i], exact, rtol=0, atol=1e-8)
+
+
+def test_with_classes_it_is_a_density_of_each_class():
+    spec = dataclasses.replace(images(1, 4, 4), cond={"label": Field("label", (), vocab=3)})
+    model, x = flow(spec, classes=True), data(spec, 2)
+    one, other = (model.log_prob(x, Rng.batch("t", total=2), label=torch.full((2,), k)) for k in (0, 2))
+    assert (one - other).abs().min() > 1e-3, "the label changes nothing"
+    label = torch.tensor([0, 2])
+    z, log_det = model.forward_flow(x, label=label)
+    torch.testing.assert_close(model.decode(z, label=label), x, rtol=0, atol=1e-9)
+    torch.testing.assert_close(model.stages(z, label=label)[-1], x, rtol=0, atol=1e-9)
+    assert (model.decode(z, label=label.flip(0)) - x).abs().max() > 1e-3
+    for i, item in enumerate(x):
+        jacobian = torch.autograd.functional.jacobian(
+            lambda v, k=label[i : i + 1]: model.forward_flow(v[None], label=k)[0].flatten(), item
+        )
+        exact = torch.linalg.slogdet(jacobian.view(16, 16)).logabsdet
+        torch.testing.assert_close(log_det[i], exact, rtol=0, atol=1e-8)
+    turn = Turn("main", 0, 1, Rng.batch("t", total=2))
+    each = model.loss({"x": x, "label": label}, turn)["each"]
+    nats = model.log_prob(x, Rng.batch("t", total=2), label=label)
+    torch.testing.assert_close(each - model.penalty(), -nats, rtol=0, atol=1e-9)
+
+
+def test_classes_are_refused_where_nobody_can_be_told_of_them():
+    with pytest.raises(GencliError, match="the data have no labels"):
+        flow(images(1, 4, 4), classes=True)
+    spec = dataclasses.replace(points(2), cond={"label": Field("label", (), vocab=3)})
+    with pytest.raises(GencliError, match="network mlp takes no class label"):
+        flow(spec, net=MLP, classes=True)
 
 
 def test_every_part_of_the_log_determinant_is_needed():

@@ -8,6 +8,7 @@ Data with a range are first mapped from it to all numbers (Dinh et al., arXiv:16
     l = logit(½ + c (u − ½)),   log |dl/du| = log c + softplus(l) + softplus(−l)
 
 Data without a range (points, latents) are taken as they are. z has the shape of x. Losses are sums over an item's numbers.
+A flow whose Config has `classes` set is a density of each class, log p(x | label), whose layers are told the label.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from torch.nn import functional as F
 
 from gencli.core import Batch, Losses, Model, Rng, Spec, Turn, full_precision
 from gencli.errors import GencliError
+from gencli.nn.embed import label_field
 
 
 class Flow(Model):
@@ -34,7 +36,13 @@ class Flow(Model):
     mass: ClassVar[bool] = False
 
     def __init__(self, config: Any, spec: Spec) -> None:
-        super().__init__(config, dataclasses.replace(spec, cond={}))
+        label = label_field(spec.cond, self.public_name()) if getattr(config, "classes", False) else None
+        if getattr(config, "classes", False) and label is None:
+            raise GencliError(
+                f"{self.public_name()} is to be told classes, but the data have no labels",
+                "leave --classes out, or train on labelled data",
+            )
+        super().__init__(config, dataclasses.replace(spec, cond={"label": label} if label else {}))
         if spec.x.vocab is not None and spec.x.range is None:
             raise GencliError(
                 f"{self.public_name()} is a density and needs continuous data, got whole numbers ({spec.x.kind})",
@@ -42,11 +50,11 @@ class Flow(Model):
             )
 
     @abstractmethod
-    def transform(self, y: Tensor) -> tuple[Tensor, Tensor]:
+    def transform(self, y: Tensor, **cond: Tensor) -> tuple[Tensor, Tensor]:
         """z and log |det dz/dy| `(N,)`, from numbers without bounds."""
 
     @abstractmethod
-    def unfold(self, z: Tensor) -> Iterator[Tensor]:
+    def unfold(self, z: Tensor, **cond: Tensor) -> Iterator[Tensor]:
         """What becomes of z, one more layer undone at a time, each in the shape of x; y last."""
 
     # ------------------------------------------------------------------------------------------------------- range of data
@@ -70,20 +78,20 @@ class Flow(Model):
 
     # ---------------------------------------------------------------------------------------------------------- the density
 
-    def forward_flow(self, x: Tensor) -> tuple[Tensor, Tensor]:
+    def forward_flow(self, x: Tensor, **cond: Tensor) -> tuple[Tensor, Tensor]:
         """z `(N, *shape)` and log |det dz/dx| `(N,)`."""
         y, first = self._unbounded(x.to(torch.promote_types(self._dtype, torch.float32)))
-        z, then = self.transform(y)
+        z, then = self.transform(y, **cond)
         return z, first + then
 
-    def inverse(self, z: Tensor) -> Tensor:
+    def inverse(self, z: Tensor, **cond: Tensor) -> Tensor:
         """x from z, in evaluation only: in training a batch has statistics of its own, which the inverse cannot know."""
         assert not (self.training and self.couples), "call eval() first"
-        *_, y = self.unfold(z)
+        *_, y = self.unfold(z, **cond)
         return self._bounded(y)
 
     def loss(self, batch: Batch, turn: Turn) -> Losses:
-        nats = self._log_prob(batch["x"])
+        nats = self._log_prob(batch["x"], {key: batch[key] for key in self.spec.cond})
         each = self.penalty() - nats
         size, x = self.spec.x.size, self.spec.x
         bits = -nats.mean().detach() / (size * math.log(2))
@@ -98,10 +106,10 @@ class Flow(Model):
     def log_prob(self, x: Tensor, rng: Rng, samples: int = 1, **cond: Tensor) -> Tensor:
         """log p(x) `(N,)` in nats, in model space; without randomness."""
         with full_precision(x.device):
-            return self._log_prob(x)
+            return self._log_prob(x, cond)
 
-    def _log_prob(self, x: Tensor) -> Tensor:
-        z, log_det = self.forward_flow(x)
+    def _log_prob(self, x: Tensor, cond: Mapping[str, Tensor]) -> Tensor:
+        z, log_det = self.forward_flow(x, **cond)
         return log_det - 0.5 * (z.square() + math.log(2 * math.pi)).flatten(1).sum(1)
 
     @property
@@ -116,9 +124,9 @@ class Flow(Model):
 
     def decode(self, z: Tensor, **cond: Tensor) -> Tensor:
         """x from z."""
-        return self.inverse(z)
+        return self.inverse(z, **cond)
 
     def stages(self, z: Tensor, **cond: Tensor) -> list[Tensor]:
         """z and what every layer makes of it on the way to x, as if the layers that are still to come did nothing."""
         assert not (self.training and self.couples), "call eval() first"
-        return [self._bounded(state) for state in (z, *self.unfold(z))]
+        return [self._bounded(state) for state in (z, *self.unfold(z, **cond))]

@@ -15,6 +15,7 @@ batch normalisation, whose log-determinant counts; lengths of filters and the nu
 
 Ours: means and variances at a coupling's end count only the numbers that it changes. `lag` is appendix E's moving average, in
 the flow's own normalisations, for which the paper names no share. Inverting uses running statistics, as evaluation does.
+With `classes` every coupling's network is told the label, so that the flow is a density of each class.
 
 Raises GencliError for whole numbers, and for images whose sides cannot be halved often enough.
 """
@@ -23,7 +24,7 @@ from __future__ import annotations
 
 import dataclasses
 from abc import abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -52,19 +53,20 @@ class RealNVP(Flow):
         norm: Literal["batch", "none"] = opt("batch", "normalisation at both ends of a coupling")
         lag: float = opt(0.0, "share of the past in the statistics that training normalises with", low=0, high=0.999)
         penalty: float = opt(5e-5, "L2 penalty on lengths of filters and on the factors of s", low=0)
+        classes: bool = opt(False, "a density of each class: couplings are told the label")
         net: Part = part("networks", "coupling-resnet", "network for s and t; wider at smaller sides", role="map")
 
     def __init__(self, config: Config, spec: Spec) -> None:
         super().__init__(config, spec)
         _check(config, spec.x)
-        self.net = Scale(config, spec.x.shape, 0)
+        self.net = Scale(config, spec.x.shape, 0, self.spec.cond)
         self.couples = any(isinstance(module, MovingNorm) for module in self.modules())
 
-    def transform(self, y: Tensor) -> tuple[Tensor, Tensor]:
-        return self.net(y)
+    def transform(self, y: Tensor, **cond: Tensor) -> tuple[Tensor, Tensor]:
+        return self.net(y, **cond)
 
-    def unfold(self, z: Tensor) -> Iterator[Tensor]:
-        return self.net.unfold(z)
+    def unfold(self, z: Tensor, **cond: Tensor) -> Iterator[Tensor]:
+        return self.net.unfold(z, **cond)
 
     def penalty(self) -> Tensor | float:
         lengths = [p for name, p in self.named_parameters() if name.endswith(("magnitude", "factor"))]
@@ -79,14 +81,18 @@ class Coupling(nn.Module):
 
     changes: Tensor | None  # ones where a full-sized part may change
 
-    def __init__(self, config: RealNVP.Config, shape: tuple[int, ...], doublings: int, swap: bool) -> None:
+    def __init__(
+        self, config: RealNVP.Config, shape: tuple[int, ...], doublings: int, swap: bool, cond: Mapping[str, Field]
+    ) -> None:
         super().__init__()
         self.swap = swap
         count, sides = shape[0], shape[1:]
         widened = dataclasses.replace(config.net.config, width=config.net.config.width << doublings)
         net = dataclasses.replace(config.net, config=widened)
         ins = Field("coupling", (2 * count + self.extra(shape), *sides))
-        self.net = net.build(ins, Field("coupling", (2 * count, *sides)), {})
+        self.net = net.build(ins, Field("coupling", (2 * count, *sides)), cond)
+        if cond and getattr(self.net, "label", None) is None:
+            raise GencliError(f"network {net.name} takes no class label", "leave --classes out, or use coupling-resnet")
         self.factor = nn.Parameter(torch.zeros(()))
         normed = config.norm == "batch"
         self.norm_in = ShiftedNorm(count, config.lag) if normed else nn.Identity()
@@ -114,17 +120,17 @@ class Coupling(nn.Module):
         h = self.norm_in(stays)
         return torch.cat([h, -h], dim=1).relu()
 
-    def _affine(self, stays: Tensor) -> tuple[Tensor, Tensor]:
-        shift, raw = self.net(self.seen(stays)).to(stays.dtype).chunk(2, dim=1)
+    def _affine(self, stays: Tensor, cond: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+        shift, raw = self.net(self.seen(stays), **cond).to(stays.dtype).chunk(2, dim=1)
         return self._only(shift), self._only(self.factor * raw.tanh())
 
     def _only(self, x: Tensor) -> Tensor:
         return x if self.changes is None else x * self.changes
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, x: Tensor, **cond: Tensor) -> tuple[Tensor, Tensor]:
         """The output and its log-determinant `(N,)`."""
         stays, free = self.parts(x)
-        shift, log_scale = self._affine(stays)
+        shift, log_scale = self._affine(stays, cond)
         made = (free + shift) * log_scale.exp()
         if self.norm_out is not None:
             mean, var = self.norm_out.moments(made, self.changes)
@@ -132,10 +138,10 @@ class Coupling(nn.Module):
             log_scale = log_scale - self._only(0.5 * var.log().expand_as(made))
         return self.join(stays, made), log_scale.flatten(1).sum(1)
 
-    def inverse(self, z: Tensor) -> Tensor:
+    def inverse(self, z: Tensor, **cond: Tensor) -> Tensor:
         """The input, by running statistics."""
         stays, made = self.parts(z)
-        shift, log_scale = self._affine(stays)
+        shift, log_scale = self._affine(stays, cond)
         if self.norm_out is not None:
             mean, var = self.norm_out.moments(made, self.changes)
             made = self._only(made * var.sqrt() + mean)
@@ -171,8 +177,10 @@ class Checkerboard(Coupling):
 class Halves(Coupling):
     """Parts are halves of the channels."""
 
-    def __init__(self, config: RealNVP.Config, shape: tuple[int, ...], doublings: int, swap: bool) -> None:
-        super().__init__(config, (shape[0] // 2, *shape[1:]), doublings, swap)
+    def __init__(
+        self, config: RealNVP.Config, shape: tuple[int, ...], doublings: int, swap: bool, cond: Mapping[str, Field]
+    ) -> None:
+        super().__init__(config, (shape[0] // 2, *shape[1:]), doublings, swap, cond)
 
     def parts(self, x: Tensor) -> tuple[Tensor, Tensor]:
         first, second = x.chunk(2, dim=1)
@@ -185,47 +193,47 @@ class Halves(Coupling):
 class Scale(nn.Module):
     """One scale and those inside it, between tensors of shape `(N, *shape)`."""
 
-    def __init__(self, config: RealNVP.Config, shape: tuple[int, ...], level: int) -> None:
+    def __init__(self, config: RealNVP.Config, shape: tuple[int, ...], level: int, cond: Mapping[str, Field]) -> None:
         super().__init__()
         last = level == config.scales - 1 or len(shape) == 1
         boards = config.couplings + last
-        self.boards: Any = nn.ModuleList(Checkerboard(config, shape, level, i % 2 == 1) for i in range(boards))
+        self.boards: Any = nn.ModuleList(Checkerboard(config, shape, level, i % 2 == 1, cond) for i in range(boards))
         self.halves: Any = nn.ModuleList()
         self.rest: Any = None
         if not last:
             channels, sides = shape[0], tuple(side // 2 for side in shape[1:])
             inner = (4 * channels, *sides)
-            self.halves.extend(Halves(config, inner, level + 1, i % 2 == 1) for i in range(config.couplings))
-            self.rest = Scale(config, (2 * channels, *sides), level + 1)
+            self.halves.extend(Halves(config, inner, level + 1, i % 2 == 1, cond) for i in range(config.couplings))
+            self.rest = Scale(config, (2 * channels, *sides), level + 1, cond)
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, x: Tensor, **cond: Tensor) -> tuple[Tensor, Tensor]:
         """z and log |det dz/dx| `(N,)`."""
         total = x.new_zeros(len(x))
         for coupling in self.boards:
-            x, log_det = coupling(x)
+            x, log_det = coupling(x, **cond)
             total = total + log_det
         if self.rest is None:
             return x, total
         x = squeeze(x, "rows")
         for coupling in self.halves:
-            x, log_det = coupling(x)
+            x, log_det = coupling(x, **cond)
             total = total + log_det
         stays, leaves = squeeze(unsqueeze(x, "rows"), "colours").chunk(2, dim=1)
-        stays, log_det = self.rest(stays)
+        stays, log_det = self.rest(stays, **cond)
         return unsqueeze(torch.cat([stays, leaves], dim=1), "colours"), total + log_det
 
-    def unfold(self, z: Tensor) -> Iterator[Tensor]:
+    def unfold(self, z: Tensor, **cond: Tensor) -> Iterator[Tensor]:
         """z with one more coupling undone at a time; x last."""
         if self.rest is not None:
             inner, leaves = squeeze(z, "colours").chunk(2, dim=1)
-            for stays in self.rest.unfold(inner):
+            for stays in self.rest.unfold(inner, **cond):
                 z = unsqueeze(torch.cat([stays, leaves], dim=1), "colours")
                 yield z
             for coupling in reversed(self.halves):
-                z = unsqueeze(coupling.inverse(squeeze(z, "rows")), "rows")
+                z = unsqueeze(coupling.inverse(squeeze(z, "rows"), **cond), "rows")
                 yield z
         for coupling in reversed(self.boards):
-            z = coupling.inverse(z)
+            z = coupling.inverse(z, **cond)
             yield z
 
 

@@ -1,0 +1,72 @@
+"""Nearest neighbours by an exhaustive search in blocks, and shares of items with their intervals.
+
+Squares of distances come from matrix products; the distance to the neighbour that is found is computed again from the
+difference, so that a copy is at exactly 0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+
+from gencli.core import Items
+
+ROWS = 1024
+READ = 2048  # items read at once
+Z_975 = 1.959963984540054
+
+
+def nearest(
+    x: np.ndarray, among: Iterator[np.ndarray] | list[np.ndarray], skip: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Euclidean distance `(N,)` of each row to the nearest row of all blocks, and its index `(N,)`; the first of equals.
+
+    Args:
+        x: `(N, D)` float64.
+        among: blocks `(M, D)` float64 whose rows are counted through.
+        skip: for each row the index that is no neighbour of it, such as its own.
+    """
+    best, index, rows = np.full(len(x), np.inf), np.full(len(x), -1), np.zeros_like(x)
+    start = 0
+    for block in among:
+        square = (block * block).sum(1)
+        for first in range(0, len(x), ROWS):
+            here = slice(first, first + ROWS)
+            apart = square - 2 * x[here] @ block.T  # less |x|², which is the same for all neighbours of x
+            if skip is not None:
+                own = skip[here] - start
+                inside = np.flatnonzero((own >= 0) & (own < len(block)))
+                apart[inside, own[inside]] = np.inf
+            found = apart.argmin(1)
+            reach = apart[np.arange(len(found)), found]
+            nearer = np.flatnonzero(reach < best[here])
+            best[here][nearer], index[here][nearer] = reach[nearer], start + found[nearer]
+            rows[here][nearer] = block[found[nearer]]
+        start += len(block)
+    return np.sqrt(((x - rows) ** 2).sum(1)), index
+
+
+def in_blocks(x: np.ndarray) -> list[np.ndarray]:
+    """An array as blocks for `nearest`."""
+    return [x[start : start + READ] for start in range(0, len(x), READ)]
+
+
+def pixels(items: Items) -> Iterator[np.ndarray]:
+    """All items' values `(READ, D)` float64, block by block; whole numbers, so that products of them are exact."""
+    for part in torch.arange(len(items)).split(READ):
+        yield items.batch(part)["x"].flatten(1).double().numpy()
+
+
+def share(hits: np.ndarray) -> tuple[float, tuple[float, float]]:
+    """The share of True and Wilson's 95 % interval, which holds it at 0 and 1 too."""
+    return wilson(int(hits.sum()), len(hits))
+
+
+def wilson(hits: int, n: int) -> tuple[float, tuple[float, float]]:
+    """`hits` of `n` as a share, with its 95 % interval."""
+    p, spread = hits / n, Z_975**2 / n
+    middle = (p + spread / 2) / (1 + spread)
+    half = np.sqrt(p * (1 - p) * spread + spread**2 / 4) / (1 + spread)
+    return p, (float(max(0.0, min(p, middle - half))), float(min(1.0, max(p, middle + half))))
