@@ -77,7 +77,7 @@ class Cache:
 CACHES = (
     Cache("folders", "cache/folders", "decoded folders and zips", r"[0-9a-f]{20}|stat-[0-9a-f]{32}\.json"),
     Cache("codes", "cache/codes", "data encoded by a codec", r"[0-9a-f]{16}\.safetensors"),
-    Cache("features", "cache/features", "features of reference data", r"[0-9a-f]{24}\.npy"),
+    Cache("features", "cache/features", "features of reference data and of samples", r"[0-9a-f]{24}(?:\.npy)?"),
     Cache("data", "data", "published data sets", "", fetched=True),  # a folder a data set
     Cache("weights", "weights", "published networks for features", r"[\w.-]+\.pth?", fetched=True),
 )

@@ -31,7 +31,7 @@ posix = pytest.mark.skipif(sys.platform == "win32", reason="forks")
 ALONE = """
 import os, signal
 os.environ.update({env})
-signal.alarm(60)  # a hang ends
+signal.alarm(240)  # a hang ends
 """
 
 

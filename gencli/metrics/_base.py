@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, ClassVar, Literal, Protocol
 
 import numpy as np
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor
 
 from gencli.config import Component
-from gencli.core import Batch, Codec, Items, Model, Rng, Spec, mix
+from gencli.core import Batch, Codec, Field, Items, Model, Rng, Spec, mix
 from gencli.errors import GencliError
 
 Better = Literal["lower", "higher"]
@@ -132,6 +133,62 @@ class ModelMetric(Component):
                 f"{type(run.model).__name__} does not",
                 "see `gencli list models` for what each offers",
             )
+
+
+class Seen:
+    """Items one by one, and their features, which are extracted when they are first asked for."""
+
+    def __init__(self, items: Items, extract: Callable[[], FeatureSet]) -> None:
+        self.items = items
+        self._extract = extract
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    @cached_property
+    def features(self) -> FeatureSet:
+        """One row an item, in their order."""
+        return self._extract()
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What a metric of items may look at.
+
+    Args:
+        train: the items that the model was trained on.
+        test: items of the same data that it was not.
+        samples: what it made, as raw items with the labels that were asked for; None for a metric that needs none.
+        run: None where the samples come from a folder.
+        classes: what the labels are.
+        seed: of whatever the metric draws.
+        batch_size: items computed together.
+    """
+
+    train: Seen
+    test: Seen
+    samples: Seen | None = None
+    run: Run | None = None
+    classes: Field | None = None
+    seed: int = 0
+    batch_size: int = 64
+
+    def drawn(self) -> Seen:
+        """The samples, for a metric that `draws`."""
+        assert self.samples is not None, "a metric that draws is given samples"
+        return self.samples
+
+
+class ItemMetric(Component):
+    """A metric that looks at single items: samples beside what the model was trained on and what it was not."""
+
+    kinds: ClassVar[tuple[str, ...]] = ("image",)
+    draws: ClassVar[bool] = True  # whether it looks at samples
+    needs: ClassVar[tuple[type[Any], ...]] = ()  # abilities, one of which the model must have
+
+    @abstractmethod
+    def __call__(self, evidence: Evidence) -> list[Value] | Value:
+        """The values; raises `GencliError` where there is too little to say anything."""
 
 
 def base_seed(rng: Rng, *key: object) -> int:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,40 +36,71 @@ MOST_PIXELS = 4096
 
 
 class Extractor(ABC):
-    """One protocol: uint8 images `(N, C, H, W)` to features `(N, D)`; `name` is printed, `fingerprint` stored."""
+    """One protocol: uint8 images `(N, C, H, W)` to features `(N, D)`.
+
+    Attributes:
+        name: printed.
+        fingerprint: of weights and preprocessing, for caches and receipts.
+        note: what a reader must be told.
+        words: the preprocessing, for receipts.
+        sha256: of the file of weights; empty where there is none.
+        any_size: images of several sizes make features of one.
+    """
 
     name: str
     fingerprint: str
     note: str = "not comparable with Inception FID"
+    words: str = ""
+    sha256: str = ""
+    any_size: bool = True
 
     @abstractmethod
     def features(self, images: Tensor) -> Tensor:
         """`(N, D)`; the same for an image whatever else is in the batch, to rounding."""
 
-    def extract(self, batches: Iterable[Tensor]) -> FeatureSet:
-        """Features of all batches in their order, float64."""
+    def rows(self, batch: Tensor) -> np.ndarray:
+        """Features of one batch in the network's own precision, as caches keep them."""
         with torch.no_grad():
-            parts = [self.features(batch).double().cpu().numpy() for batch in batches]
+            return np.asarray(self.features(batch).cpu().numpy())
+
+    def together(self, parts: Sequence[np.ndarray]) -> FeatureSet:
+        """The set of all rows in their order, float64."""
         if not parts:
             raise GencliError("there is nothing to evaluate: no samples", "make some with `gencli sample`")
-        return FeatureSet(np.concatenate(parts), self.name, self.fingerprint, self.note)
+        return FeatureSet(np.concatenate(parts).astype(np.float64), self.name, self.fingerprint, self.note)
+
+    def extract(self, batches: Iterable[Tensor]) -> FeatureSet:
+        """Features of all batches in their order."""
+        return self.together([self.rows(batch) for batch in batches])
+
+    def facts(self) -> dict[str, str]:
+        """For receipts: what turned images into numbers, besides the name and the fingerprint."""
+        return {"preprocessing": self.words, "features_sha256": self.sha256}
 
 
 def extractor(
-    name: str = "gencli", weights: Path | None = None, fetch: bool = False, device: torch.device | str = "cpu"
+    name: str = "gencli",
+    weights: Path | None = None,
+    fetch: bool = False,
+    device: torch.device | str = "cpu",
+    protocol: str = "clean",
 ) -> Extractor:
     """The protocol called `name`, or of the network at the path `name`.
 
     Args:
+        name: one of `NAMES`, or a path.
         weights: file of the Inception weights instead of the cache folder's.
         fetch: whether missing Inception weights may be fetched from the network.
+        device: where the network runs.
+        protocol: the convention by which images become Inception's input.
     """
     if name == "inception":
         from gencli.metrics._inception import Inception
+        from gencli.metrics._protocols import named
 
-        return Inception(weights, fetch, device)
+        return Inception(weights, fetch, device, protocol=named(protocol))
     if name == "gencli":
-        return Network(load_network(BUNDLED), BUNDLED.stem, device)
+        return Network(load_network(BUNDLED), BUNDLED.stem, device, sha256=sha256_of(BUNDLED))
     if name == "random":
         return Network(random_network(), "random-v1", device)
     if name in ("pixels", "points"):
@@ -82,11 +113,13 @@ def extractor(
 class Network(Extractor):
     """A feature network over images in [0, 1]."""
 
-    def __init__(self, net: nn.Module, name: str, device: torch.device | str = "cpu") -> None:
+    words = "uint8 / 255, grey, antialiased bilinear"
+
+    def __init__(self, net: nn.Module, name: str, device: torch.device | str = "cpu", sha256: str = "") -> None:
         assert isinstance(net, Features), f"{type(net).__name__} offers no features"
         self.net = net.eval().requires_grad_(False).to(device)
-        self.name, self.device = name, torch.device(device)
-        self.fingerprint = digest_of(net, f"{type(net).__name__}: uint8 / 255, grey, antialiased bilinear")
+        self.name, self.device, self.sha256 = name, torch.device(device), sha256
+        self.fingerprint = digest_of(net, f"{type(net).__name__}: {self.words}")
 
     def features(self, images: Tensor) -> Tensor:
         return self.net.features(images.to(self.device).float() / 255)
@@ -95,9 +128,12 @@ class Network(Extractor):
 class Values(Extractor):
     """The items themselves: pixels in [0, 1], or the coordinates of points."""
 
+    any_size = False
+
     def __init__(self, name: str) -> None:
         self.name, self.fingerprint = name, f"{name}-v1"
         self.note = Extractor.note if name == "pixels" else ""
+        self.words = "uint8 / 255" if name == "pixels" else "coordinates as they are"
 
     def features(self, images: Tensor) -> Tensor:
         flat = images.flatten(1).double()
@@ -115,6 +151,9 @@ class Values(Extractor):
 class RunFeatures(Extractor):
     """The features of a run's model, behind its own codecs."""
 
+    words = "the run's own codecs"
+    any_size = False
+
     def __init__(self, path: Path, device: torch.device | str = "cpu") -> None:
         from gencli.bundle import Run
 
@@ -124,7 +163,9 @@ class RunFeatures(Extractor):
                 f"the model of {path} offers no features", f"choose one of {', '.join(NAMES)} or another run"
             )
         self.name = path.resolve().name
-        self.fingerprint = digest_of(self.run.model, json.dumps(self.run.config.get("recipe", {}), sort_keys=True))
+        self.sha256 = sha256_of(path / "model.safetensors")
+        recipe = json.dumps(self.run.config.get("recipe", {}), sort_keys=True)
+        self.fingerprint = digest_of(self.run.model, recipe + self.run.weights_hash())  # its codec's weights too
 
     def features(self, images: Tensor) -> Tensor:
         batch = self.run.encode({"x": images}, Rng.rows([0] * len(images)))
@@ -140,7 +181,7 @@ def from_path(path: Path, device: torch.device | str = "cpu") -> Extractor:
     if len(files) != 1:
         raise GencliError(f"{path} holds {len(files)} safetensors files, one is needed", "give the file itself")
     net = load_network(files[0])
-    made = Network(net, files[0].stem, device)
+    made = Network(net, files[0].stem, device, sha256_of(files[0]))
     made.name = f"{files[0].stem}-{made.fingerprint[:8]}"  # two files may share a name
     return made
 
@@ -180,6 +221,12 @@ def random_network(seed: int = 0) -> nn.Module:
     return net
 
 
+def sha256_of(path: Path) -> str:
+    """Of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def digest_of(net: nn.Module, protocol: str) -> str:
     """A hash of weights and preprocessing."""
     made = hashlib.sha256(protocol.encode())
@@ -201,11 +248,10 @@ def reference(data: Data, split: str, by: Extractor, n: int | None = None, batch
     count = len(items) if n is None else min(n, len(items))
     path = cache_path(data, split, by, count)
     if path.exists():
-        return FeatureSet(_read(path), by.name, by.fingerprint, by.note)
+        return FeatureSet(read_kept(path), by.name, by.fingerprint, by.note)
     indices = subset(len(items), count, data.hash)
     made = by.extract(in_batches(items, indices, batch_size))
-    with atomic_path(path) as temporary, temporary.open("wb") as file:
-        np.save(file, made.x)
+    keep(path, made.x)
     return made
 
 
@@ -229,8 +275,19 @@ def in_batches(items: Split, indices: np.ndarray, batch_size: int = BATCH) -> It
         yield items.batch(part)["x"]
 
 
-def _read(path: Path) -> Any:
+def keep(path: Path, rows: np.ndarray) -> None:
+    """Write features into the cache."""
+    with atomic_path(path) as temporary, temporary.open("wb") as file:
+        np.save(file, rows)
+
+
+def read_kept(path: Path) -> Any:
+    """Features from the cache.
+
+    Raises:
+        GencliError: the file is damaged.
+    """
     try:
         return np.load(path, allow_pickle=False)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, EOFError) as error:
         raise GencliError(f"cached features are damaged: {path}: {error}", f"delete {path}") from error
