@@ -222,6 +222,8 @@ def test_a_metric_of_two_processes_is_that_of_one_and_stands_once(zygote: Zygote
     ]
     pair = Pair(zygote, run, *asked, "--json").fine()
     (two,) = json.loads(pair.both[0].stdout)["results"]
+    code, process = zygote.run(run, "cache", "--clear", "features", "--yes", "--json")
+    assert code == 0 and json.loads(process.stdout)["freed"] > 0, "else the second would be the first's features"
     code, process = zygote.run(run, *asked, "--json")
     assert code == 0, process.stderr
     (one,) = json.loads(process.stdout)["results"]

@@ -1,4 +1,7 @@
-"""`gencli compare [RUN]`: several samplers on one run, as a grid of pictures and a table of what each cost and made."""
+"""`gencli compare [RUN]`: several samplers on one run, as a grid of pictures and a table of what each cost and made.
+
+Of several runs, and with `--models`, it compares families of models: `cli/families.py`.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gencli import registry, runs
-from gencli.cli import console, guiding
+from gencli.cli import console, families, guiding
 from gencli.cli.options import Flag, build
 from gencli.errors import GencliError
 
@@ -18,11 +21,16 @@ if TYPE_CHECKING:
 
 DEFAULT = ("ddim", "heun", "dpmpp-2m", "ancestral")
 STEPS = (10, 20, 50)
+_HELP = (
+    "Put samplers on one run, or models of different families on one data set: pictures, cost, numbers.\n\n"
+    "One run: several samplers draw from it. Several runs, or --models to train under one budget: a row each, with a floor "
+    "and controls that every model must beat."
+)
 
 
 def command() -> Any:
     """The `compare` command."""
-    return build("compare", "Put several samplers on one run: pictures, time, network evaluations, FID.", _FLAGS, run)
+    return build("compare", _HELP, _FLAGS, run)
 
 
 def _samplers(incomplete: str) -> list[str]:
@@ -34,37 +42,45 @@ def _metrics(incomplete: str) -> list[str]:
 
 
 _FLAGS = [
-    Flag("runs", (), list[str], "the run to draw from", metavar="RUN", complete=guiding.run_names),
+    Flag(
+        "runs", (), list[str], "one run for samplers, several for families", metavar="RUN", complete=guiding.run_names
+    ),
     Flag(
         "samplers",
         ("--samplers",),
         str,
         "names, comma-separated; all = every one that can draw from the model",
-        "What",
+        "Samplers",
         shown=",".join(DEFAULT),
         metavar="A,B,…",
         complete=_samplers,
     ),
-    Flag("steps", ("--steps",), str, "numbers of steps", "What", shown=",".join(map(str, STEPS)), metavar="N,N,…"),
-    Flag("n", ("-n", "--number"), int, "samples of each", "What", shown="min(reference, 256)"),
+    Flag("steps", ("--steps",), str, "numbers of steps", "Samplers", shown=",".join(map(str, STEPS)), metavar="N,N,…"),
+    Flag("n", ("-n", "--number"), int, "samples of each", "What", shown="min(reference, 256); of families 2,048"),
     Flag("seed", ("--seed",), int, "seed of the first; the same for all", "What", shown="0"),
     Flag(
         "metric",
         ("--metric",),
         str,
         "what is measured against the test split",
-        "What",
+        "Samplers",
         shown="fid; of points wasserstein",
         complete=_metrics,
     ),
+    *families.FLAGS,
     *guiding.FLAGS,
-    Flag("out", ("--out",), str, "folder; cells that are in it are not computed again", "Output"),
+    Flag("out", ("--out",), str, "folder; what is in it is not computed again", "Output"),
     Flag("batch", ("--batch-size",), int, "samples computed together", "Compute", shown="64"),
 ]
 
 
 def run(values: dict[str, Any]) -> None:
     """Compare, print, and write."""
+    if families.wanted(values):
+        return families.run(values)
+    for key in families.ONLY_TRAINING:
+        if key in values:
+            raise GencliError(f"--{key.replace('_', '-')} is for --models", "name models, such as --models ddpm,vae")
     from gencli.evaluation.compare import Ledger, compare, sheet
     from gencli.report.kinds._pictures import save_picture
 

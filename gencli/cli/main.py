@@ -24,6 +24,8 @@ COMMANDS = {
     "sample": "sample",
     "eval": "eval",
     "compare": "compare",
+    "choose": "choose",
+    "report": "report",
     "list": "list_",
     "info": "info",
     "data": "data",

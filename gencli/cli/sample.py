@@ -275,6 +275,7 @@ def _folder(values: dict[str, Any], run: str, name: str) -> Path:
 def write(run: Any, folder: Path, items: Any, seeds: list[int], cond: dict[str, Any], facts: dict[str, Any]) -> None:
     """Grid, numbered items and the receipt."""
     from gencli import __version__
+    from gencli.evaluation.receipts import of_making
     from gencli.report.kinds import writer
 
     kind = writer(run.data_spec.x.kind)
@@ -284,7 +285,8 @@ def write(run: Any, folder: Path, items: Any, seeds: list[int], cond: dict[str, 
         {"file": Path(file).name, "seed": seed, **{key: int(value[i]) for key, value in cond.items()}}
         for i, (file, seed) in enumerate(zip(names, seeds, strict=True))
     ]
-    document = {"schema": 1, "gencli": __version__, **facts, "items": rows}
+    codec = "float array" if run.data_spec.x.kind == "points" else "PNG"
+    document = {"schema": 1, "gencli": __version__, **facts, **of_making(run), "file_codec": codec, "items": rows}
     files.atomic_write(folder / "samples.json", (json.dumps(document, indent=1) + "\n").encode())
 
 

@@ -315,6 +315,8 @@ def _next(session: Any) -> str:
 
     if any(isinstance(session.run.model, interface) for interface, _ in DEFAULT_SAMPLERS):
         return f"gencli sample {_called(session.folder)}"
+    if getattr(session.run.model, "clean_only", False):
+        return f"gencli eval accuracy -c {_called(session.folder)}"
     if isinstance(session.run.model, Classifier):
         return _guided_by(_called(session.folder))
     return f"gencli train gated-pixelcnn --codec {_called(session.folder)}"

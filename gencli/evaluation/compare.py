@@ -24,7 +24,7 @@ from gencli.core import Denoiser, Rng
 from gencli.data._base import Data
 from gencli.errors import GencliError
 from gencli.evaluation import evaluate
-from gencli.evaluation.generate import Request, cost, cost_of_one, generate, origin, receipt, spent
+from gencli.evaluation.generate import Request, cost, cost_of_one, generate, origin, spent
 from gencli.guidance._base import Guidance
 from gencli.metrics._base import SampleMetric
 from gencli.metrics._features import Extractor
@@ -210,7 +210,8 @@ class Bench:
             fake = self.by.extract(items.split(request.micro))
         except GencliError as error:
             return replace(planned.cell, reason=FAILED, why=error.message), None
-        facts = {**receipt(self.run, request), **evaluate.asked(request), **self._reference}
+        facts = {**evaluate.drawn(self.run, self.by, request), **self._reference}
+        facts |= evaluate.codec_of(self.data, self.plan)
         results = evaluate.compare(self.metrics, self.real, fake, facts)
         calls = planned.cell.evaluations
         if taken:

@@ -4,27 +4,30 @@ from __future__ import annotations
 
 import datetime
 import json
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from torch import Tensor
 
 from gencli import __version__, files, registry
 from gencli.bundle import Run
 from gencli.config import Part, as_dict
-from gencli.core import Likelihood, Rng, world
+from gencli.core import Likelihood, Rng, broadcast, world
 from gencli.data._base import Data
 from gencli.errors import GencliError
+from gencli.evaluation.cache import Kept, part_of
 from gencli.evaluation.generate import Request, generate, labels_for, receipt, resolved
+from gencli.evaluation.receipts import halves, of_making, versions
+from gencli.evaluation.references import reference_codecs
+from gencli.evaluation.sources import Samples, words_of
 from gencli.guidance._base import Guidance
 from gencli.metrics._base import FeatureSet, ModelMetric, SampleMetric, Value
 from gencli.metrics._features import Extractor, reference
 
 DEFAULT_N = 2048
+NO_FILE = "none, never in a file"
 
 
 @dataclass(frozen=True)
@@ -38,6 +41,7 @@ class Plan:
         sampler: a sampler component, None = the run's own.
         guidance: a scale or all that guides; None = the recipe's scale.
         batch: samples computed together.
+        whole: the reference is the whole split however many samples there are.
     """
 
     n: int
@@ -46,6 +50,7 @@ class Plan:
     sampler: Any = None
     guidance: float | Guidance | None = None
     batch: int = 64
+    whole: bool = False
 
 
 @dataclass
@@ -99,20 +104,30 @@ def request_of(run: Run, plan: Plan) -> Request:
 def features_of_run(
     run: Run, by: Extractor, request: Request, watch: Callable[[int], None] | None = None
 ) -> tuple[FeatureSet, dict[str, Any]]:
-    """Features of freshly drawn samples, and the receipt of the drawing; `watch` is told the steps that are done.
+    """Features of a request's samples, drawn where they are not kept, and the receipt; `watch` is told the steps done.
 
     For the first process; the others `assist`.
     """
+    kept = Kept(run, by, request)
+    missing = broadcast(kept.missing())
+    todo = iter(missing)
+    for progress in generate(run, part_of(request, missing), world()) if missing else ():
+        if watch is not None:
+            watch(progress.step)
+        if progress.chunk is not None:
+            kept.write(next(todo), by.rows(progress.chunk))
+    return by.together(kept.read()), drawn(run, by, request)
 
-    def chunks() -> Iterator[Tensor]:
-        for progress in generate(run, request, world()):
-            if watch is not None:
-                watch(progress.step)
-            if progress.chunk is not None:
-                yield progress.chunk
 
-    made = by.extract(chunks())
-    return made, {**receipt(run, request), **asked(request)}
+def drawn(run: Run, by: Extractor, request: Request) -> dict[str, Any]:
+    """The receipt of samples that were drawn and never in a file, and of what turned them into features."""
+    return {**receipt(run, request), **asked(request), **of_making(run), "file_codec": NO_FILE, **by.facts()}
+
+
+def outstanding(run: Run, by: Extractor, request: Request) -> Request | None:
+    """The part of a request that is not kept and would have to be drawn; None where there is none."""
+    missing = Kept(run, by, request).missing()
+    return part_of(request, missing) if missing else None
 
 
 def asked(request: Request) -> dict[str, str]:
@@ -121,29 +136,53 @@ def asked(request: Request) -> dict[str, str]:
 
 
 def assist(run: Run, request: Request) -> None:
-    """Draw this process's part of the samples for the first one."""
-    for _ in generate(run, request, world()):
+    """Draw this process's part of what the first one misses."""
+    nothing: list[int] = []
+    missing = broadcast(nothing)
+    for _ in generate(run, part_of(request, missing), world()) if missing else ():
         pass
 
 
-def features_of_folder(folder: Path, by: Extractor) -> tuple[FeatureSet, dict[str, Any]]:
-    """Features of the images in a folder of samples, each at its own size (all the same)."""
-    from PIL import Image
+def features_of_files(samples: Samples, by: Extractor) -> tuple[FeatureSet, dict[str, Any]]:
+    """Features of samples in files, and what is known of them."""
+    made = samples.features(by)
+    return made, {**samples.receipt(), **by.facts()}
 
-    paths = sorted(p for p in folder.glob("*.png") if p.stem not in ("grid", "entropy", "trajectory"))
-    if not paths:
-        raise GencliError(f"no PNG images in {folder}", "make some: gencli sample ddim --out DIR")
 
-    def load(path: Path) -> Tensor:
-        with Image.open(path) as image:
-            array = np.asarray(image.convert("L" if image.mode in ("L", "1") else "RGB"))
-        return torch.from_numpy(array.copy()).reshape(*array.shape[:2], -1).permute(2, 0, 1)
+def check_number(by: Extractor, n: int, reference: int, force: bool = False) -> None:
+    """Refuse so few items that the extractor's distances mean nothing.
 
-    shapes = {tuple(load(path).shape) for path in paths}
-    if len(shapes) > 1:
-        raise GencliError(f"the images in {folder} have {len(shapes)} sizes", "give samples of one size")
-    made = by.extract(torch.stack([load(p) for p in paths[i : i + 256]]) for i in range(0, len(paths), 256))
-    return made, {"samples": str(folder), "images": len(paths)}
+    Raises:
+        GencliError: fewer samples or items of the reference than the extractor's least.
+    """
+    few, what = min((n, "samples"), (reference, "items of the reference"))
+    if few < by.least and not force:
+        raise GencliError(
+            f"{few:,} {what} are too few for {by.name}: below {by.least:,} its distances mean little",
+            "raise -n, or add --force",
+        )
+
+
+def few(n: int, real: FeatureSet) -> str:
+    """A line where the numbers are small for the features; else empty."""
+    least, count = 4 * real.size, min(n, len(real))
+    if count >= least:
+        return ""
+    return f"{count:,} items for {real.size:,} features; at least {least:,}, 4 × the features, are asked for"
+
+
+def floor(metrics: Sequence[tuple[str, SampleMetric]], real: FeatureSet, receipt: dict[str, Any]) -> list[Result]:
+    """The metrics between two halves of the reference: what samples as good as the data would have, at that N."""
+    first, second = halves(real)
+    made = compare(metrics, first, second, {**receipt, "samples": "the other half of the reference"})
+    note = "two halves of the reference"
+    return [
+        Result(
+            replace(r.value, name=f"{r.value.name} floor", note="; ".join(filter(None, (note, r.value.note)))),
+            r.receipt,
+        )
+        for r in made
+    ]
 
 
 def compare(
@@ -163,7 +202,8 @@ def compare(
 
 def reference_of(data: Data, plan: Plan, by: Extractor) -> tuple[FeatureSet, dict[str, Any]]:
     """The reference's features (cached) and its receipt."""
-    real = reference(data, plan.split, by, None if len(data.split(plan.split)) <= DEFAULT_N else max(plan.n, DEFAULT_N))
+    total = len(data.split(plan.split))
+    real = reference(data, plan.split, by, None if plan.whole or total <= DEFAULT_N else max(plan.n, DEFAULT_N))
     facts = {
         "data": data.name,
         "data_hash": data.hash,
@@ -173,6 +213,11 @@ def reference_of(data: Data, plan: Plan, by: Extractor) -> tuple[FeatureSet, dic
         "features_fingerprint": by.fingerprint,
     }
     return real, facts
+
+
+def codec_of(data: Data, plan: Plan) -> dict[str, str]:
+    """For receipts: the formats of the reference's files."""
+    return {"reference_codec": words_of(reference_codecs(data, plan.split))}
 
 
 def measure(metrics: Sequence[tuple[str, ModelMetric]], run: Run, data: Data, plan: Plan) -> list[Result]:
@@ -186,7 +231,9 @@ def measure(metrics: Sequence[tuple[str, ModelMetric]], run: Run, data: Data, pl
     facts = {
         "run": run.name,
         "weights": run.weights_hash(),
+        "averaged": run.averaged,
         "step": run.step,
+        "versions": versions(),
         "data": data.name,
         "data_hash": data.hash,
     }

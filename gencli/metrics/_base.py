@@ -17,6 +17,7 @@ from gencli.core import Batch, Codec, Field, Items, Model, Rng, Spec, mix
 from gencli.errors import GencliError
 
 Better = Literal["lower", "higher"]
+Head = Callable[[np.ndarray], np.ndarray]  # features (N, D) to logits (N, K)
 
 
 @dataclass(frozen=True)
@@ -55,12 +56,14 @@ class FeatureSet:
         extractor: the protocol's public name, which metrics print.
         fingerprint: of the extractor's weights and preprocessing.
         note: what a reader must be told about the extractor.
+        head: a trained classifier's last layer, features to logits; None where the extractor knows no classes.
     """
 
     x: np.ndarray
     extractor: str
     fingerprint: str = ""
     note: str = ""
+    head: Head | None = field(default=None, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         assert self.x.ndim == 2 and self.x.dtype == np.float64, f"features are {self.x.dtype} {self.x.shape}"
@@ -75,6 +78,17 @@ class FeatureSet:
     def size(self) -> int:
         """Length of a feature vector."""
         return self.x.shape[1]
+
+    def unit(self) -> np.ndarray:
+        """The vectors `(N, D)` at length one."""
+        length = np.linalg.norm(self.x, axis=1, keepdims=True)
+        if not length.all():
+            zero = int((length == 0).sum())
+            raise GencliError(
+                f"{zero} of {len(self)} items have features {self.extractor} that are all zero: they have no direction",
+                "use other `--features`",
+            )
+        return self.x / length
 
 
 class SampleMetric(Component):

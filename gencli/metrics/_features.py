@@ -22,12 +22,12 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from gencli import registry
-from gencli.core import Features, Rng
+from gencli.core import Classifier, Features, Rng
 from gencli.data._base import Data, Split
 from gencli.errors import GencliError
 from gencli.files import atomic_path
 from gencli.home import home
-from gencli.metrics._base import FeatureSet
+from gencli.metrics._base import FeatureSet, Head
 
 NAMES = ("gencli", "inception", "random", "pixels", "points")
 BUNDLED = Path(__file__).parent / "weights" / "gencli-features-v1.safetensors"
@@ -45,6 +45,8 @@ class Extractor(ABC):
         words: the preprocessing, for receipts.
         sha256: of the file of weights; empty where there is none.
         any_size: images of several sizes make features of one.
+        least: items below which its distances mean nothing.
+        head: features to logits, where a trained classifier gave the features.
     """
 
     name: str
@@ -53,6 +55,8 @@ class Extractor(ABC):
     words: str = ""
     sha256: str = ""
     any_size: bool = True
+    least: int = 2
+    head: Head | None = None
 
     @abstractmethod
     def features(self, images: Tensor) -> Tensor:
@@ -67,7 +71,8 @@ class Extractor(ABC):
         """The set of all rows in their order, float64."""
         if not parts:
             raise GencliError("there is nothing to evaluate: no samples", "make some with `gencli sample`")
-        return FeatureSet(np.concatenate(parts).astype(np.float64), self.name, self.fingerprint, self.note)
+        x = np.concatenate(parts).astype(np.float64)
+        return FeatureSet(x, self.name, self.fingerprint, self.note, self.head)
 
     def extract(self, batches: Iterable[Tensor]) -> FeatureSet:
         """Features of all batches in their order."""
@@ -102,7 +107,7 @@ def extractor(
     if name == "gencli":
         return Network(load_network(BUNDLED), BUNDLED.stem, device, sha256=sha256_of(BUNDLED))
     if name == "random":
-        return Network(random_network(), "random-v1", device)
+        return Network(random_network(), "random-v1", device, trained=False)
     if name in ("pixels", "points"):
         return Values(name)
     if Path(name).exists():
@@ -115,8 +120,11 @@ class Network(Extractor):
 
     words = "uint8 / 255, grey, antialiased bilinear"
 
-    def __init__(self, net: nn.Module, name: str, device: torch.device | str = "cpu", sha256: str = "") -> None:
+    def __init__(
+        self, net: nn.Module, name: str, device: torch.device | str = "cpu", sha256: str = "", trained: bool = True
+    ) -> None:
         assert isinstance(net, Features), f"{type(net).__name__} offers no features"
+        self.head = head_of(net) if trained else None
         self.net = net.eval().requires_grad_(False).to(device)
         self.name, self.device, self.sha256 = name, torch.device(device), sha256
         self.fingerprint = digest_of(net, f"{type(net).__name__}: {self.words}")
@@ -162,6 +170,7 @@ class RunFeatures(Extractor):
             raise GencliError(
                 f"the model of {path} offers no features", f"choose one of {', '.join(NAMES)} or another run"
             )
+        self.head = head_of(self.run.model)
         self.name = path.resolve().name
         self.sha256 = sha256_of(path / "model.safetensors")
         recipe = json.dumps(self.run.config.get("recipe", {}), sort_keys=True)
@@ -171,6 +180,21 @@ class RunFeatures(Extractor):
         batch = self.run.encode({"x": images}, Rng.rows([0] * len(images)))
         model: Any = self.run.model
         return model.features(batch["x"])
+
+
+def head_of(net: nn.Module) -> Head | None:
+    """What a classifier, or its network, makes of its features; None where that is no linear layer `head`."""
+    last = getattr(getattr(net, "net", net), "head", None)
+    if not isinstance(net, Classifier) or not isinstance(last, nn.Linear):
+        return None
+    return linear(last.weight, last.bias)
+
+
+def linear(weight: Tensor, bias: Tensor | None = None) -> Head:
+    """A linear layer `(K, D)` over features, in float64."""
+    matrix = weight.detach().double().cpu().numpy()
+    shift = 0.0 if bias is None else bias.detach().double().cpu().numpy()
+    return lambda x: x @ matrix.T + shift
 
 
 def from_path(path: Path, device: torch.device | str = "cpu") -> Extractor:
@@ -248,7 +272,7 @@ def reference(data: Data, split: str, by: Extractor, n: int | None = None, batch
     count = len(items) if n is None else min(n, len(items))
     path = cache_path(data, split, by, count)
     if path.exists():
-        return FeatureSet(read_kept(path), by.name, by.fingerprint, by.note)
+        return by.together([read_kept(path)])
     indices = subset(len(items), count, data.hash)
     made = by.extract(in_batches(items, indices, batch_size))
     keep(path, made.x)

@@ -1,4 +1,4 @@
-"""Inception features by clean-fid's protocol: its resizing (PIL bicubic on floats, one channel at a time) and network.
+"""Inception features, clean-fid's by default: a protocol's preprocessing (`_protocols.py`), then the network.
 
 The network is the TensorFlow graph of 2015 as TorchScript; torchvision's Inception is another one. The file is 95.6 MB,
 taken from the cache folder or a given path, fetched only when asked, and its sha256 is checked before every load.
@@ -8,61 +8,62 @@ from __future__ import annotations
 
 import hashlib
 import urllib.request
-from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from gencli.errors import GencliError
 from gencli.files import atomic_path
 from gencli.home import home
-from gencli.metrics._features import Extractor
+from gencli.metrics._base import Head
+from gencli.metrics._features import Extractor, linear
+from gencli.metrics._features import sha256_of as _sha256
+from gencli.metrics._protocols import PROTOCOLS, Protocol
 
 FILE = "inception-2015-12-05.pt"
 SHA256 = "f58cb9b6ec323ed63459aa4fb441fe750cfe39fafad6da5cb504a16f19e958f4"
 URL = f"https://nvlabs-fi-cdn.nvidia.com/stylegan2-ada-pytorch/pretrained/metrics/{FILE}"
-SIDE = 299
+MICRO = 32
+OUTPUT = (1008, 2048)  # classes of the graph of 2015
 
 
 class Inception(Extractor):
     """2,048 features of the last pooling layer."""
 
-    name = "inception-clean"
-    note = "clean-fid's protocol"
+    least = 2048
 
     def __init__(
-        self, weights: Path | None = None, fetch: bool = False, device: torch.device | str = "cpu", sha256: str = SHA256
+        self,
+        weights: Path | None = None,
+        fetch: bool = False,
+        device: torch.device | str = "cpu",
+        sha256: str = SHA256,
+        protocol: Protocol = PROTOCOLS["clean"],
     ) -> None:
         self.path = locate(weights, fetch, sha256)
-        self.device = torch.device(device)
-        self.layers = torch.jit.load(str(self.path), map_location=self.device).eval().layers
-        self.resize = clean_resizer()
-        self.fingerprint = hashlib.sha256(f"clean-fid {sha256}".encode()).hexdigest()[:16]
+        self.device, self.protocol, self.sha256 = torch.device(device), protocol, sha256
+        whole = torch.jit.load(str(self.path), map_location=self.device).eval()
+        self.layers, self.head = whole.layers, _head(whole)
+        self.name, self.words = f"inception-{protocol.name}", protocol.words
+        self.note = "clean-fid's protocol" if protocol.name == "clean" else f"the protocol {protocol.name}"
+        key = "clean-fid" if protocol.name == "clean" else f"{protocol.name}: {protocol.words}:"
+        self.fingerprint = hashlib.sha256(f"{key} {sha256}".encode()).hexdigest()[:16]
 
     def features(self, images: Tensor) -> Tensor:
-        x = torch.from_numpy(np.stack([self.canvas(image) for image in images.cpu().numpy()])).to(self.device)
-        return self.layers.forward((x - 128) / 128).flatten(1)  # (N, 2048)
-
-    def canvas(self, image: np.ndarray) -> np.ndarray:
-        """`(3, 299, 299)` float32 in [0, 255] from one uint8 image `(1 or 3, H, W)`."""
-        if image.shape[0] not in (1, 3):
+        if images.shape[1] not in (1, 3):
             raise GencliError(
-                f"Inception takes images of 1 or 3 channels, these have {image.shape[0]}", "use `--features pixels`"
+                f"Inception takes images of 1 or 3 channels, these have {images.shape[1]}", "use `--features pixels`"
             )
-        rgb = np.broadcast_to(image, (3, *image.shape[1:]))
-        return np.ascontiguousarray(self.resize(rgb.transpose(1, 2, 0)).transpose(2, 0, 1))
+        prepare = self.protocol.prepare  # 299×299 is large: a few at a time
+        parts = [self.layers.forward(prepare(part).to(self.device)).flatten(1) for part in images.split(MICRO)]
+        return torch.cat(parts)  # (N, 2048)
 
 
-def clean_resizer() -> Callable[[np.ndarray], np.ndarray]:
-    """clean-fid's own function, `(H, W, 3)` uint8 to `(299, 299, 3)` float32."""
-    from gencli.metrics._torchvision import import_torchvision
-
-    import_torchvision()
-    from cleanfid.resize import build_resizer
-
-    return build_resizer("clean")
+def _head(whole: torch.nn.Module) -> Head | None:
+    """Logits as the Inception score's authors compute them: the last layer without its bias."""
+    found = [value for value in whole.state_dict().values() if tuple(value.shape) == OUTPUT]
+    return linear(found[0]) if len(found) == 1 else None
 
 
 def locate(weights: Path | None, fetch: bool, sha256: str = SHA256) -> Path:
@@ -98,8 +99,3 @@ def _fetch(path: Path, sha256: str) -> None:
         found = _sha256(temporary)
         if found != sha256:
             raise GencliError(f"{URL} sent another file: sha256 {found}, not {sha256}", "try again later", code=1)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,4 +1,4 @@
-"""Nearest neighbours by an exhaustive search in blocks, and shares of items with their intervals.
+"""Nearest neighbours by an exhaustive search in blocks.
 
 Squares of distances come from matrix products; the distance to the neighbour that is found is computed again from the
 difference, so that a copy is at exactly 0.
@@ -15,7 +15,6 @@ from gencli.core import Items
 
 ROWS = 1024
 READ = 2048  # items read at once
-Z_975 = 1.959963984540054
 
 
 def nearest(
@@ -53,20 +52,7 @@ def in_blocks(x: np.ndarray) -> list[np.ndarray]:
     return [x[start : start + READ] for start in range(0, len(x), READ)]
 
 
-def pixels(items: Items) -> Iterator[np.ndarray]:
-    """All items' values `(READ, D)` float64, block by block; whole numbers, so that products of them are exact."""
-    for part in torch.arange(len(items)).split(READ):
+def pixels(items: Items, indices: torch.Tensor | None = None) -> Iterator[np.ndarray]:
+    """Items' values `(READ, D)` float64, block by block; whole numbers, so that products of them are exact."""
+    for part in (torch.arange(len(items)) if indices is None else indices).split(READ):
         yield items.batch(part)["x"].flatten(1).double().numpy()
-
-
-def share(hits: np.ndarray) -> tuple[float, tuple[float, float]]:
-    """The share of True and Wilson's 95 % interval, which holds it at 0 and 1 too."""
-    return wilson(int(hits.sum()), len(hits))
-
-
-def wilson(hits: int, n: int) -> tuple[float, tuple[float, float]]:
-    """`hits` of `n` as a share, with its 95 % interval."""
-    p, spread = hits / n, Z_975**2 / n
-    middle = (p + spread / 2) / (1 + spread)
-    half = np.sqrt(p * (1 - p) * spread + spread**2 / 4) / (1 + spread)
-    return p, (float(max(0.0, min(p, middle - half))), float(min(1.0, max(p, middle + half))))

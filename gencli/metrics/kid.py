@@ -21,7 +21,8 @@ import numpy as np
 
 from gencli.config import opt
 from gencli.metrics._base import FeatureSet, SampleMetric, Value
-from gencli.metrics._interval import GROUPS, assign, from_replicates
+from gencli.metrics._interval import from_replicates
+from gencli.metrics._mmd import over_pairs, unbiased
 
 
 class Kid(SampleMetric):
@@ -40,7 +41,7 @@ class Kid(SampleMetric):
         c = self.config
         value = blocked(real.x, fake.x, c.blocks, c.block, c.seed)
         n = min(len(real), len(fake))
-        replicates = _without_each_group(real.x, fake.x) if n >= 2 * GROUPS else None
+        _, replicates = over_pairs(kernel, real.x, fake.x)
         return Value(
             name=f"kid[{real.extractor}]",
             value=value,
@@ -67,10 +68,7 @@ def kernel(x: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 def mmd2(x: np.ndarray, y: np.ndarray) -> float:
     """The unbiased squared discrepancy over all pairs."""
-    n, m = len(x), len(y)
-    xx, yy, xy = kernel(x, x), kernel(y, y), kernel(x, y)
-    within = (xx.sum() - np.trace(xx)) / (n * (n - 1)) + (yy.sum() - np.trace(yy)) / (m * (m - 1))
-    return float(within - 2 * xy.mean())
+    return unbiased(kernel, x, y)
 
 
 def blocked(real: np.ndarray, fake: np.ndarray, blocks: int, block: int, seed: int) -> float:
@@ -81,31 +79,3 @@ def blocked(real: np.ndarray, fake: np.ndarray, blocks: int, block: int, seed: i
     rng = np.random.default_rng(seed)
     pick = [(rng.choice(len(real), size, False), rng.choice(len(fake), size, False)) for _ in range(blocks)]
     return float(np.mean([mmd2(real[r], fake[f]) for r, f in pick]))
-
-
-def _without_each_group(real: np.ndarray, fake: np.ndarray) -> np.ndarray:
-    """The discrepancy over all pairs with each group left out, from sums of the kernel over pairs of groups."""
-    xx, x_self, nx = _group_sums(real, real, 0, 0)
-    yy, y_self, ny = _group_sums(fake, fake, 1, 1)
-    xy, _, _ = _group_sums(real, fake, 0, 1)
-    made = []
-    for g in range(GROUPS):
-        keep = np.arange(GROUPS) != g
-        both = np.ix_(keep, keep)
-        n, m = nx[keep].sum(), ny[keep].sum()
-        within = (xx[both].sum() - x_self[keep].sum()) / (n * (n - 1))
-        within += (yy[both].sum() - y_self[keep].sum()) / (m * (m - 1))
-        made.append(within - 2 * xy[both].sum() / (n * m))
-    return np.array(made)
-
-
-def _group_sums(x: np.ndarray, y: np.ndarray, seed_x: int, seed_y: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Sums of the kernel over pairs of groups, `(25, 25)`; of its diagonal, and sizes, over x's groups."""
-    gx, gy = assign(len(x), seed=seed_x), assign(len(y), seed=seed_y)
-    columns = np.eye(GROUPS)[gy]
-    sums = np.zeros((GROUPS, GROUPS))
-    for start in range(0, len(x), 1024):
-        rows = slice(start, start + 1024)
-        np.add.at(sums, gx[rows], kernel(x[rows], y) @ columns)
-    diagonal = np.bincount(gx, ((x * x).sum(1) / x.shape[1] + 1) ** 3, GROUPS)
-    return sums, diagonal, np.bincount(gx, minlength=GROUPS)

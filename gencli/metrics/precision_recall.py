@@ -19,10 +19,9 @@ from typing import ClassVar
 import numpy as np
 
 from gencli.config import opt
+from gencli.metrics._balls import distances, enough, reach, reach_without
 from gencli.metrics._base import FeatureSet, SampleMetric, Value
-from gencli.metrics._interval import from_replicates, jackknife
-
-ROWS = 1024
+from gencli.metrics._interval import assign, from_replicates
 
 
 class PrecisionRecall(SampleMetric):
@@ -38,12 +37,11 @@ class PrecisionRecall(SampleMetric):
         k = self.config.k
         self.check(real, fake, least=k + 2)
         rr, ff, rf = distances(real.x, real.x), distances(fake.x, fake.x), distances(real.x, fake.x)
-        estimate = _pair(rr, ff, rf, k)
-        replicates = jackknife(
-            lambda r, f: np.array(_pair(rr[np.ix_(r, r)], ff[np.ix_(f, f)], rf[np.ix_(r, f)], k)),
-            len(real),
-            len(fake),
-        )
+        estimate = _pair(rf, reach(rr, k), reach(ff, k))
+        replicates = None
+        if enough(min(len(real), len(fake)), k):
+            without = (reach_without(w, k, assign(len(w), seed=i)) for i, w in enumerate((rr, ff)))
+            replicates = np.array([_pair(rf, r, f) for r, f in zip(*without, strict=True)])
         facts = {"n_real": len(real), "k": k, "features": real.size, "fingerprint": real.fingerprint}
         return [
             Value(
@@ -61,29 +59,12 @@ class PrecisionRecall(SampleMetric):
 
 def precision_recall(real: np.ndarray, fake: np.ndarray, k: int = 3) -> tuple[float, float]:
     """Precision and recall of features `(N, D)` and `(M, D)`."""
-    return _pair(distances(real, real), distances(fake, fake), distances(real, fake), k)
+    return _pair(distances(real, fake), reach(distances(real, real), k), reach(distances(fake, fake), k))
 
 
-def distances(x: np.ndarray, y: np.ndarray, rows: int = ROWS) -> np.ndarray:
-    """Euclidean `(N, M)`, from squares in blocks of rows; equal items may be some 1e-8 of the largest distance apart."""
-    made = np.empty((len(x), len(y)))
-    centre = y.mean(0)
-    a, b = x - centre, y - centre
-    square = (b * b).sum(1)
-    for start in range(0, len(x), rows):
-        part = a[start : start + rows]
-        made[start : start + rows] = (part * part).sum(1)[:, None] + square - 2 * part @ b.T
-    return np.sqrt(np.clip(made, 0, None))
-
-
-def _pair(rr: np.ndarray, ff: np.ndarray, rf: np.ndarray, k: int) -> tuple[float, float]:
+def _pair(rf: np.ndarray, real_reach: np.ndarray, fake_reach: np.ndarray) -> tuple[float, float]:
+    """Among the items whose balls have a radius; the others, of −1, are left out."""
     slack = 1 + 1e-9  # squares from matrix products round differently on either side of a surface
-    real_reach, fake_reach = _reach(rr, k) * slack, _reach(ff, k) * slack
-    precision = float((rf <= real_reach[:, None]).any(0).mean())
-    recall = float((rf <= fake_reach[None, :]).any(1).mean())
-    return precision, recall
-
-
-def _reach(within: np.ndarray, k: int) -> np.ndarray:
-    """Distance of each item to its k-th nearest neighbour, itself not counted."""
-    return np.partition(within, k, axis=1)[:, k]
+    precise = np.any(rf <= real_reach[:, None] * slack, axis=0)  # (M,)
+    recalled = np.any(rf <= fake_reach[None, :] * slack, axis=1)  # (N,)
+    return float(precise.mean(where=fake_reach >= 0)), float(recalled.mean(where=real_reach >= 0))

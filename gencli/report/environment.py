@@ -21,7 +21,10 @@ NEEDED = (
     *("torch", "accelerate", "numpy", "scipy", "scikit-learn", "safetensors"),
     *("pillow", "clean-fid", "matplotlib", "typer", "rich"),
 )
-OPTIONAL = ("diffusers", "scikit-image", "torchdiffeq", "flow_matching", "onnx", "onnxruntime", "tensorboard", "wandb")
+OPTIONAL = (
+    *("diffusers", "scikit-image", "torchdiffeq", "flow_matching", "torch-fidelity", "prdc"),
+    *("onnx", "onnxruntime", "tensorboard", "wandb"),
+)
 CPUINFO = Path("/proc/cpuinfo")
 
 

@@ -101,6 +101,7 @@ EVERY = [
     ["info", "ddpm"],
     ["info", "ddpm-digits"],
     ["info", "ddim"],
+    ["report", "ddpm-digits", "--overwrite"],
     ["data", "check", "photos"],
     ["runs"],
     ["runs", "slim", "ddpm-digits", "--yes"],

@@ -179,7 +179,7 @@ def test_without_names_the_usual_samplers_that_fit_are_taken(shell: Shell, folde
     ("args", "words"),
     [
         (["compare", "nobody"], ["'nobody'", "checkpoints"]),
-        (["compare", "strong", "flow"], ["strong, flow", "one run"]),
+        (["compare", "strong", "flow", "--samplers", "ddim"], ["strong, flow", "one run"]),
         (["compare", "strong", "--samplers", "ddin"], ["'ddin'", "ddim"]),
         (["compare", "strong", "--samplers", ","], ["--samplers"]),
         (["compare", "strong", "--samplers", "next-token"], ["next-token", "does not apply", "all"]),
@@ -190,7 +190,7 @@ def test_without_names_the_usual_samplers_that_fit_are_taken(shell: Shell, folde
         (["compare", "strong", "--batch-size", "0"], ["--batch-size is 0"]),
         (["compare", "strong", "--seed", "-1"], ["--seed is -1"]),
         (["compare", "strong", "--metric", "bpd"], ["bpd", "fid"]),
-        (["compare", "strong", "--metric", "wasserstein"], ["wasserstein", "points"]),
+        (["compare", "strong", "--metric", "kl"], ["kl", "points"]),
         (["compare", "strong", "--metric", "fib"], ["'fib'"]),
         (["compare", "strong", "--guidance", "2", "--guidance-interval", "2,1"], ["2,1", "empty"]),
         ([*ARGS, "--samplers", "ddim", "--out", "checkpoints"], ["checkpoints is not empty"]),

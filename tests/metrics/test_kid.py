@@ -2,10 +2,13 @@
 
 import numpy as np
 import pytest
+import torch
 
 from gencli.metrics._base import FeatureSet
 from gencli.metrics._interval import GROUPS, assign
-from gencli.metrics.kid import Kid, _without_each_group, blocked, mmd2
+from gencli.metrics._mmd import over_pairs
+from gencli.metrics._torchvision import import_torchvision
+from gencli.metrics.kid import Kid, blocked, kernel, mmd2
 
 
 def draws(n, seed, shift=0.0, d=8):
@@ -33,13 +36,19 @@ def test_the_kernel_sums_are_those_of_the_definition():
 
 
 def test_clean_fid_defines_it_so():
-    from gencli.metrics._torchvision import import_torchvision
-
     import_torchvision()
     from cleanfid.fid import kernel_distance
 
     x, y = draws(120, 0), draws(120, 1, shift=0.3)
     assert mmd2(x, y) == pytest.approx(kernel_distance(x, y, num_subsets=1), rel=1e-9)
+
+
+def test_torch_fidelity_computes_the_same():
+    import_torchvision()
+    theirs = pytest.importorskip("torch_fidelity.metric_kid").kid_features_to_metric
+    x, y = draws(120, 0), draws(120, 1, shift=0.3)
+    found = theirs(torch.tensor(x), torch.tensor(y), kid_subsets=1, kid_subset_size=120, verbose=False)
+    assert mmd2(x, y) == pytest.approx(found["kernel_inception_distance_mean"], rel=1e-6)
 
 
 def test_a_second_evaluation_gives_the_same_number():
@@ -60,7 +69,8 @@ def test_replicates_from_group_sums_equal_those_from_the_items():
     x, y = draws(110, 0), draws(90, 1, shift=0.2)
     gx, gy = assign(110, seed=0), assign(90, seed=1)
     expected = [mmd2(x[gx != g], y[gy != g]) for g in range(GROUPS)]
-    assert np.allclose(_without_each_group(x, y), expected, rtol=1e-10)
+    value, replicates = over_pairs(kernel, x, y)
+    assert value == pytest.approx(mmd2(x, y), rel=1e-10) and np.allclose(replicates, expected, rtol=1e-10)
 
 
 def test_the_interval_contains_the_value_and_misses_zero_for_other_data():

@@ -2,9 +2,13 @@
 
 import numpy as np
 import pytest
+import torch
 
 from gencli.errors import GencliError
+from gencli.metrics._balls import reach, reach_without
 from gencli.metrics._base import FeatureSet
+from gencli.metrics._interval import GROUPS, assign
+from gencli.metrics._torchvision import import_torchvision
 from gencli.metrics.precision_recall import PrecisionRecall, distances, precision_recall
 
 
@@ -33,6 +37,26 @@ def test_a_collapsed_generator_is_precise_and_covers_little():
 def test_swapping_the_sets_swaps_the_pair():
     x, y = draws(150, 0), 1.5 * draws(120, 1)
     assert precision_recall(x, y) == precision_recall(y, x)[::-1]
+
+
+def test_torch_fidelity_computes_the_same():
+    import_torchvision()
+    theirs = pytest.importorskip("torch_fidelity.metric_prc").calculate_precision_recall_full
+    x, y = draws(300, 0), 0.3 + 1.3 * draws(250, 1)
+    assert precision_recall(x, y) == pytest.approx(theirs(torch.tensor(y), torch.tensor(x)), abs=1e-6)
+
+
+@pytest.mark.parametrize("sort", [False, True])
+def test_balls_without_a_group_are_those_of_the_items_that_are_left(sort):
+    x = draws(130, 0)
+    groups = assign(130)
+    if sort:  # a whole group of nearest neighbours, more than are kept
+        x, groups = np.repeat(100.0 * np.arange(5)[:, None], 26, 0) + 1e-3 * draws(130, 1), np.arange(130) // 26
+    within = distances(x, x)
+    found = reach_without(within, 4, groups)
+    for g in range(GROUPS):
+        left = groups != g
+        assert np.array_equal(found[g, left], reach(within[np.ix_(left, left)], 4)) and (found[g, ~left] == -1).all()
 
 
 def test_blocks_of_rows_change_no_distance():
