@@ -331,4 +331,4 @@ def test_an_unforeseen_error_is_one_line_with_code_1(shell: Shell, monkeypatch: 
 
 
 def test_a_metric_of_another_kind_of_data_is_refused_before_sampling(shell: Shell, runs: Path) -> None:
-    shell("eval", "wasserstein", "-c", "ddpm-digits").fails("wasserstein", "points", "digits", "fid")
+    shell("eval", "kl", "-c", "ddpm-digits").fails("kl", "points", "digits", "fid")
