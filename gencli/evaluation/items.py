@@ -148,5 +148,5 @@ def pictured(results: Sequence[Result], given: Evidence) -> Image | None:
         return None
     ours, theirs = (torch.tensor([pair[key] for pair in pairs]) for key in ("sample", "training"))
     both = torch.stack([given.samples.items.batch(ours)["x"], given.train.items.batch(theirs)["x"]], 1).flatten(0, 1)
-    captions = [text for pair in pairs for text in (f"{pair['sample']}", f"t{pair['training']}")]
+    captions = [str(pair[key]) for pair in pairs for key in ("sample", "training")]
     return contact_sheet(both, captions, columns=8)
