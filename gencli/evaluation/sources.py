@@ -14,6 +14,7 @@ import io
 import json
 import warnings
 import zipfile
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -40,7 +41,7 @@ OWN = ("schema", "items", "seconds", "evaluations", "network_evaluations", "batc
 
 
 @dataclass
-class Part:
+class Part(ABC):
     """One folder or file of samples, its receipt and what was seen of it; `items` yields `(N, C, H, W)` or points `(N, D)`."""
 
     path: Path
@@ -54,13 +55,13 @@ class Part:
         """Of the receipt, in the order of the files."""
         return [int(item["seed"]) for item in self.receipt.get("items", [])]
 
+    @abstractmethod
     def count(self) -> int:
         """How many there are; nothing is decoded."""
-        raise NotImplementedError
 
+    @abstractmethod
     def items(self) -> Iterator[Tensor]:
         """All of them, in batches of one shape."""
-        raise NotImplementedError
 
 
 class Pictures(Part):
