@@ -52,6 +52,8 @@ def _header(rows: Sequence[Row]) -> list[str]:
 def _cells(row: Row, rest: Sequence[Row]) -> list[str]:
     values = [row.of(name) for name in _metrics(rest)]
     bits = next((v for v in row.values if v["metric"].split("[")[0] == "bpd"), None)
+    from gencli.evaluation.book import remarks
+
     return [
         row.name,
         *("" if value is None else _number(value) for value in values),
@@ -61,27 +63,13 @@ def _cells(row: Row, rest: Sequence[Row]) -> list[str]:
         "" if row.train_steps is None else f"{row.train_steps:,}",
         "" if row.sample_seconds is None else f"{1000 * row.sample_seconds:.3g}",
         "" if row.evaluations is None else f"{row.evaluations:g}",
-        "; ".join(_notes(row, rest)),
+        "; ".join(remarks(row, rest)),
     ]
 
 
 def _number(value: Mapping[str, Any]) -> str:
     interval = value["interval"]
     return f"{value['value']:.4g}" + (f" ({interval[0]:.4g} – {interval[1]:.4g})" if interval else "")
-
-
-def _notes(row: Row, rest: Sequence[Row]) -> list[str]:
-    from gencli.evaluation.book import beaten
-
-    if row.kind == "floor":
-        return ["floor: two halves of the reference"]
-    if row.kind == "control":
-        return ["control"]
-    made = [f"failed: {row.why}"] if row.why else []
-    if row.undertrained:
-        made.append(f"undertrained: its loss still falls {row.falling or 0:.1%} per tenth")
-    made += [f"does not beat {name}" for name in beaten(row, [one for one in rest if one.kind == "control"])]
-    return [*made, *row.notes]
 
 
 def _draw(models: Sequence[Row], rest: Sequence[Row], book: Book) -> None:

@@ -83,6 +83,19 @@ def beaten(row: Row, controls: Sequence[Row]) -> list[str]:
     return [one.name for one in controls if one.quality is not None and sign * (row.quality - one.quality) >= 0]
 
 
+def remarks(row: Row, rest: Sequence[Row]) -> list[str]:
+    """What must be read beside a row's numbers; `rest` holds the floor and the controls."""
+    if row.kind == "floor":
+        return ["floor: two halves of the reference"]
+    if row.kind == "control":
+        return ["control: every model must beat it"]
+    made = [f"failed: {row.why}"] if row.why else []
+    if row.undertrained:
+        made.append(f"undertrained: its loss still falls {row.falling or 0:.1%} per tenth")
+    made += [f"does not beat {name}" for name in beaten(row, [one for one in rest if one.kind == "control"])]
+    return [*made, *row.notes]
+
+
 @dataclass
 class Book:
     """A folder with `compare.json`: the facts of all rows, the steps that the budget bought, and the rows.

@@ -217,6 +217,8 @@ def _rank(row: Row) -> tuple[bool, float]:
 
 
 def _ranking(models: Sequence[Row], rest: Sequence[Row]) -> Markup:
+    from gencli.evaluation.book import remarks
+
     rows = [*models, *rest]
     names = list(dict.fromkeys(v["metric"].split("[")[0] for row in rows for v in row.values))
     made = []
@@ -230,27 +232,13 @@ def _ranking(models: Sequence[Row], rest: Sequence[Row]) -> Markup:
             "" if row.sample_seconds is None else f"{1000 * row.sample_seconds:.3g}",
             "" if row.evaluations is None else f"{row.evaluations:g}",
         ]
-        made.append((cells, _small("; ".join(_notes(row, rest)))))
+        made.append((cells, _small("; ".join(remarks(row, rest)))))
     header = ["model", *names, "parameters", "training", "steps", "ms a sample", "evaluations"]
     notes = dict.fromkeys(value["note"] for row in models for value in row.values if value.get("note"))
     return joined(
         noted(header, made, "results, the best first", range(1, len(names) + 6)),
         [element("p", note, class_="note") for note in notes],
     )
-
-
-def _notes(row: Row, rest: Sequence[Row]) -> list[str]:
-    from gencli.evaluation.book import beaten
-
-    if row.kind == "floor":
-        return ["floor: two halves of the reference"]
-    if row.kind == "control":
-        return ["control: every model must beat it"]
-    made = [f"failed: {row.why}"] if row.why else []
-    if row.undertrained:
-        made.append(f"undertrained: its loss still falls {row.falling or 0:.1%} per tenth")
-    made += [f"does not beat {name}" for name in beaten(row, [one for one in rest if one.kind == "control"])]
-    return [*made, *row.notes]
 
 
 def _fronts(models: Sequence[Row], rest: Sequence[Row]) -> Section | None:
