@@ -81,14 +81,15 @@ def _draw(models: Sequence[Row], rest: Sequence[Row], book: Book) -> None:
         return
     points = []
     for row in done:
-        costs = dict(zip(COSTS, (row.sample_seconds, row.train_seconds), strict=True))
-        known = {name: cost for name, cost in costs.items() if cost is not None}
+        both = zip(COSTS, (row.sample_seconds, row.train_seconds), strict=True)
+        known = {name: cost for name, cost in both if cost is not None}
         points.append(Point(row.name, row.quality or 0.0, row.values[0]["interval"], known))
     levels = {row.name: row.quality for row in rest if row.quality is not None}
     first = done[0].values[0]
     title = f"{book.facts['data']} · {book.facts['n']} samples each"
     lower = first["better"] == "lower"
-    save_pareto(book.folder / "pareto.png", points, COSTS, first["metric"], levels, lower, title)
+    costs = [name for name in COSTS if any(name in point.costs for point in points)]
+    save_pareto(book.folder / "pareto.png", points, costs, first["metric"], levels, lower, title)
     shown = [*done, *rest]
     captions = [f"{first['metric'].split('[')[0]} {row.quality:.4g}" for row in shown]
     cells = [[(book.picture(row), text) for row, text in zip(shown, captions, strict=True)]]
