@@ -6,9 +6,9 @@ A likelihood counts the finest details, so no feature map is ever smaller than t
 their outputs, two blocks with attention between them follow, and layers + 1 blocks take the kept maps back, last made
 first. Fine values are made visible by Fourier features of x, further input channels, and the output adds to x:
 
-    into = [x, sin(2π 2ⁿ x), cos(2π 2ⁿ x)] for n in `fourier`,   F(x, t) = x + network(into, t),   t in [0, 1]
+    into = [x, sin(2π 2ⁿ x), cos(2π 2ⁿ x)] for n in `fourier`,   F(x, t) = x + network(into, t),   t in [0, 1000]
 
-t is the normalised γ, embedded as 1000 t. Layers start LeCun normal, those before a sum and the last at zero: F = x.
+t is the normalised γ times 1000. Layers start LeCun normal, those before a sum and the last at zero: F = x.
 
 Width 128 with 32 layers is CIFAR-10's network: 30,578,179 parameters (and two of γ); width 256 is ImageNet-32's:
 122,137,603; with 64 layers ImageNet-64's: 237,603,843; width 256 with attention after every block is the paper's for
@@ -19,7 +19,7 @@ A class label is embedded (`vocab` rows and one for "no class") and added to the
 in `unet` where the width is small. The official network also embeds one number that says how an image was augmented; it is
 always 0 here.
 
-Shapes: x `(N, C, H, W)` of any sides; level `(N,)` in [0, 1]; output `(N, out, H, W)`, out at least C. `residuals` are
+Shapes: x `(N, C, H, W)` of any sides; level `(N,)` in [0, 1000]; output `(N, out, H, W)`, out at least C. `residuals` are
 added to the layers + 1 maps kept, in the order they are made, the last to the middle's output.
 
 Errors: x that is no image, a condition that is not a label.
@@ -100,7 +100,7 @@ class VdmUNet(nn.Module, Component):
         return self.conv_out(F.silu(self.norm_out(h))) + F.pad(x, (0, 0, 0, 0, 0, self.out - x.shape[1]))
 
     def _embed(self, level: Tensor, cond: Mapping[str, Tensor]) -> Tensor:
-        waves = F.pad(sinusoidal(1000 * level, self.config.width), (0, 1))  # no augmentation
+        waves = F.pad(sinusoidal(level, self.config.width), (0, 1))  # no augmentation
         h = self.time2(F.silu(self.time1(waves.to(self.time1.weight.dtype))))
         return F.silu(h if self.label is None else h + self.label(cond["label"]))
 

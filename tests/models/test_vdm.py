@@ -10,7 +10,7 @@ from torch import nn
 
 from gencli.core import Denoiser, Field, Likelihood, Rng, Spec, Turn
 from gencli.errors import GencliError
-from gencli.models.diffusion.vdm import Monotone, Vdm, log_softmax_of_levels
+from gencli.models.diffusion.vdm import TOLD, Monotone, Vdm, log_softmax_of_levels
 from gencli.samplers.ancestral import Ancestral
 
 LINE = Spec(Field("points", (1,)))
@@ -40,7 +40,7 @@ class Exact(nn.Module):
         self.low, self.high = low, high
 
     def forward(self, x, level, **cond):
-        variance = (self.low + level * (self.high - self.low)).exp()[:, None]  # σ², which the network is told
+        variance = (self.low + level / TOLD * (self.high - self.low)).exp()[:, None]  # σ², which the network is told
         return x * (1 + variance).sqrt() * variance.sqrt() / (STD2 + variance)
 
 
@@ -171,7 +171,7 @@ def test_the_decoder_is_the_softmax_over_all_grey_levels(sigma):
 
 
 def test_the_network_sees_the_official_encoding_of_grey_levels():
-    """2 (k + ½) / 256 − 1 for grey level k, scaled to unit variance, and γ between 0 and 1."""
+    """2 (k + ½) / 256 − 1 for grey level k, scaled to unit variance, and γ between 0 and 1000."""
     model = Vdm.make({"net": UNET}, SPEC)
     model.net = Told(lambda x, level, **cond: x * 0, torch.float64)
     grey = torch.arange(16).reshape(1, 1, 4, 4) * 17
@@ -182,7 +182,7 @@ def test_the_network_sees_the_official_encoding_of_grey_levels():
         keep, part = (torch.sigmoid(torch.tensor(g, dtype=torch.float64)).sqrt() for g in (-gamma, gamma))
         official = keep * (2 * (grey + 0.5) / 256 - 1) + part * noise
         assert torch.allclose(model.net.asked[0], official, atol=1e-6)
-        assert float(model.net.asked[1]) == pytest.approx(time, abs=1e-6)
+        assert float(model.net.asked[1]) == pytest.approx(1000 * time, abs=1e-3)
 
 
 # --------------------------------------------------------------------------------------------------------------- schedule

@@ -59,7 +59,7 @@ def test_outputs_equal_the_official_code(attention, std, official):
     net = patterned(VdmUNet.make({"width": 128, "layers": 1, "attention": attention}, image(8, 3), 3, {}))
     x = hashed((2, 3, 8, 8), 0)
     with torch.no_grad():
-        made = net(x, torch.tensor([0.2, 0.75])) - x
+        made = net(x, torch.tensor([200.0, 750.0])) - x
     made = made - made.mean((2, 3), keepdim=True)
     assert (made.flatten()[5::41] - torch.tensor(official)).abs().max() < 2e-4
     assert abs(float(made.std(correction=0)) - std) < 1e-4
@@ -97,7 +97,7 @@ def test_every_parameter_moves_the_output():
 
 def test_every_skip_reaches_the_output_at_any_size():
     net = patterned(VdmUNet.make(TINY, image(8), 1, {}))
-    x, level = torch.randn(1, 1, 5, 7), torch.tensor([0.3])
+    x, level = torch.randn(1, 1, 5, 7), torch.tensor([300.0])
     nothing = [torch.zeros(1, 8, 5, 7) for _ in range(4)]
     plain = net(x, level)
     assert torch.equal(net(x, level, residuals=nothing), plain)
@@ -108,7 +108,7 @@ def test_every_skip_reaches_the_output_at_any_size():
 
 def test_an_item_does_not_depend_on_its_batch_mates():
     net = patterned(VdmUNet.make(TINY, image(8), 1, {"label": LABEL}))
-    x, level, label = torch.randn(6, 1, 8, 8), torch.arange(6) / 5, torch.arange(6)
+    x, level, label = torch.randn(6, 1, 8, 8), torch.arange(6) * 200.0, torch.arange(6)
     whole = net(x, level, label=label)
     alone = torch.cat([net(x[i : i + 1], level[i : i + 1], label=label[i : i + 1]) for i in range(6)])
     assert (whole - alone).abs().max() < 1e-5

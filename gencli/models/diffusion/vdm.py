@@ -13,7 +13,7 @@ Times of a batch are evenly spread, (u + i / B) mod 1.
 
 y = x (V − 1) / V for data of V grey levels in [−1, 1], whose bins then have the width 2 / V and fill [−1, 1]; p(x | z_0) is the
 softmax of the Gaussian's density at the V values. Data without a grid have the Gaussian's density. In the coordinates x_0 + σ n
-of all denoisers σ = e^{γ/2} V / (V − 1). The network is told (γ − γ_min) / (γ_max − γ_min), from the settings.
+of all denoisers σ = e^{γ/2} V / (V − 1). The network is told 1000 (γ − γ_min) / (γ_max − γ_min), from the settings.
 
 Ours: labels with a null; ρ(t) = m(t) − m(0) over m(1) − m(0), so that γ's ends are b and b + |w| with the network too; m is
 t plus the mean of 1,024 sigmoids.
@@ -37,6 +37,7 @@ from gencli.models.diffusion._chain import prior_nats
 from gencli.models.diffusion._family import DiffusionModel, Formulation, wide
 
 UNITS = 1024  # of the monotone network
+TOLD = 1000  # what the network is told of the noisiest level
 FAR = 16.0  # deviations beyond which a grey level has no share in the softmax: e^-32 for noise six deviations out
 
 
@@ -67,7 +68,7 @@ class Vdm(DiffusionModel):
             skip=torch.ones_like,
             out=lambda s: -s,
             into=lambda s: a / (1 + (a * s) ** 2).sqrt(),
-            noise=lambda s: (2 * (a * s).log() - low) / (high - low),
+            noise=lambda s: TOLD * (2 * (a * s).log() - low) / (high - low),
         )
 
     @property
