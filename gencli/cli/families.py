@@ -21,6 +21,7 @@ from gencli.errors import GencliError
 if TYPE_CHECKING:
     from gencli.data._base import Data
     from gencli.evaluation.book import Book, Row
+    from gencli.evaluation.budget import Budget
     from gencli.evaluation.families import Contest, Entry
 
 BUDGET = "10m"
@@ -29,7 +30,7 @@ ONLY_TRAINING = ("data", "budget", "image_size")
 FLAGS = [
     Flag("models", ("--models",), str, "train these and compare them: ddpm,vqvae+gated-pixelcnn,vae", "Families"),
     Flag("data", ("--data",), str, "what they are trained on", "Families", complete=train._data_names),
-    Flag("budget", ("--budget",), str, "time of training for each: 600s, 10m, 1h", "Families", shown=BUDGET),
+    Flag("budget", ("--budget",), str, "training of each: 600s, 10m, 1h, or 2e15FLOP", "Families", shown=BUDGET),
     Flag("image_size", ("--image-size",), str, "side in pixels, the same for all", "Families", shown="the data's"),
 ]
 
@@ -136,7 +137,7 @@ def _of_models(values: dict[str, Any]) -> tuple[list[Row], Book]:
     from gencli.evaluation import budget, families
     from gencli.evaluation.book import Book
 
-    seconds = budget.seconds_of(values.get("budget", BUDGET))
+    given = budget.budget_of(values.get("budget", BUDGET))
     data, size = values["data"], values.get("image_size")
     entries = families.entries(values["models"], data, size)
     relay = _Relay()
@@ -145,15 +146,15 @@ def _of_models(values: dict[str, Any]) -> tuple[list[Row], Book]:
         for entry in entries:
             families.check_fits(entry, opened)
         contest = _contest(values, opened(families.labelled(families.whole_table(data, size))))
-    default = Path("comparisons") / f"{contest.data.name}-{seconds:g}s"
-    book = Book(Path(values.get("out", default)), {**contest.facts(), "budget": seconds})
+    default = Path("comparisons") / f"{contest.data.name}-{given.amount:g}{given.unit}"
+    book = Book(Path(values.get("out", default)), {**contest.facts(), "budget": given.amount if given.unit == "s" else str(given)})
     for note in contest.data.notes:
         console.say(note)
     missing = [entry for entry in entries if book.find(entry.name) is None]
     what = f"{len(entries)} models" if len(entries) > 1 else "1 model"
-    todo = f"{len(missing)} to train for {console.clock(seconds)} each"
+    todo = f"{len(missing)} to train for {_in_words(given)} each"
     console.say(f"{what} · {todo} · {contest.data.name} · {contest.plan.n} samples each · {book.folder}")
-    job = _Job(book, contest, seconds, opened, relay)
+    job = _Job(book, contest, given, opened, relay)
     failed = job.buy_first(missing)
     rows = [book.find(entry.name) or failed.get(entry.name) or job.row(entry) for entry in entries]
     return [*rows, *_yardsticks(book, contest)], book
@@ -165,7 +166,7 @@ class _Job:
 
     book: Book
     contest: Contest
-    seconds: float
+    budget: Budget
     opened: Callable[[Mapping[str, Any]], Data]
     relay: _Relay
 
@@ -187,18 +188,24 @@ class _Job:
     def bought(self, entry: Entry, stage: int, codec_run: Any) -> dict[str, Any]:
         """The tables of a stage with the steps that its part of the budget holds, found once."""
         from gencli.evaluation import budget
+        from gencli.training import plan
 
         tables, count = entry.stages[stage], len(entry.stages)
         digest = hashlib.sha256(json.dumps(tables, sort_keys=True, default=str).encode()).hexdigest()[:16]
         steps = self.book.bought(entry.name, stage, digest)
         if steps is None:
-            part = self.seconds / count
+            part = self.budget / count
             what = tables["recipe"] if count == 1 else f"{tables['recipe']} in {entry.name}"
+            data = self.opened(tables["data"])
             with self.relay.on():
-                found = budget.probe(tables, self.opened(tables["data"]), codec_run, self.relay)
-            steps = budget.steps_within(found, part, what, count)
-            self.book.buy(entry.name, stage, digest, steps, found.time.step)
-            console.say(f"{what}: {steps:,} steps of {1000 * found.time.step:.3g} ms in {console.clock(part)}")
+                if part.unit == "FLOP":
+                    flop, step = plan.work(tables, data, codec_run)
+                    steps = budget.steps_of_work(flop, part.amount, what, count)
+                else:
+                    found = budget.probe(tables, data, codec_run, self.relay)
+                    step, steps = found.time.step, budget.steps_within(found, part.amount, what, count)
+            self.book.buy(entry.name, stage, digest, steps, step)
+            console.say(f"{what}: {steps:,} steps of {1000 * step:.3g} ms in {_in_words(part)}")
         return budget.with_steps(tables, steps)
 
     def row(self, entry: Entry) -> Row:
@@ -218,6 +225,10 @@ class _Job:
         row = Row(entry.name, run=str(folders[-1]))
         own = self.opened(entry.stages[-1]["data"])
         return _row(self.book, self.contest, row, folders[-1], own, folders)
+
+
+def _in_words(budget: Budget) -> str:
+    return console.clock(budget.amount) if budget.unit == "s" else str(budget)
 
 
 def _train(tables: dict[str, Any], data: Data, root: Path, codec_run: Any) -> Path:

@@ -1,8 +1,9 @@
-"""A budget of time, and what it buys: the steps of training that fit into so many seconds on this machine, by a short probe.
+"""A budget, and what it buys: the steps of training that fit into so many seconds on this machine, by a short probe,
 
     steps = ⌊(budget − start − saves × save − picture) / step⌋
 
-with the times of `gencli train … --plan`. The steps are found once and kept; whoever trains later takes as many.
+with the times of `gencli train … --plan`; or into so many floating-point operations, which are the same on every machine:
+budget over those of a step. The steps are found once and kept; whoever trains later takes as many.
 """
 
 from __future__ import annotations
@@ -13,10 +14,10 @@ import re
 import tempfile
 import time
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -33,7 +34,39 @@ from gencli.training.session import resolve
 LEAST = 10  # steps below which nothing is learned
 SAVES = 10  # of a run within a budget: what a kill may cost
 UNITS = {"s": 1, "m": 60, "h": 3600}
+PREFIXES = {"": 1.0, "g": 1e9, "t": 1e12, "p": 1e15, "e": 1e18}
 TAIL = 0.3  # of a run's log in which the loss is looked at
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What each model may spend on training.
+
+    Args:
+        amount: of seconds, or of floating-point operations.
+        unit: of the amount.
+    """
+
+    amount: float
+    unit: Literal["s", "FLOP"] = "s"
+
+    def __str__(self) -> str:
+        return f"{self.amount:g} {self.unit}"
+
+    def __truediv__(self, parts: int) -> Budget:
+        return replace(self, amount=self.amount / parts)
+
+
+def budget_of(text: str) -> Budget:
+    """`90s`, `10m`, `1.5h`, `1e15FLOP` or `20 TFLOP`.
+
+    Raises:
+        GencliError: it is none of these, or nothing.
+    """
+    counted = re.fullmatch(r"(\d+(?:\.\d+)?(?:e\+?\d+)?)\s*([gtpe]?)flops?", text.strip().lower())
+    if counted is not None and float(counted[1]) > 0:
+        return Budget(float(counted[1]) * PREFIXES[counted[2]], "FLOP")
+    return Budget(seconds_of(text))
 
 
 def seconds_of(text: str) -> float:
@@ -101,6 +134,27 @@ def steps_within(found: Plan, seconds: float, what: str, stages: int = 1) -> int
         raise TooSmall(
             f"a budget of {seconds * stages:g}s holds {max(0, steps)} steps of {what}, {LEAST} are the least",
             f"give --budget {least}s or more",
+        )
+    return steps
+
+
+def steps_of_work(flop: float, budget: float, what: str, stages: int = 1) -> int:
+    """How many steps of so many floating-point operations a budget of them holds.
+
+    Args:
+        flop: of a step.
+        budget: of this stage.
+        what: its name, for the error.
+        stages: between which the budget is divided.
+
+    Raises:
+        GencliError: fewer than `LEAST`.
+    """
+    steps = math.floor(budget / flop)
+    if steps < LEAST:
+        raise TooSmall(
+            f"a budget of {budget * stages:g} FLOP holds {steps} steps of {what}, {LEAST} are the least",
+            f"give --budget {math.ceil(stages * LEAST * flop):.3g}FLOP or more",
         )
     return steps
 

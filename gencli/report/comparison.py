@@ -190,7 +190,7 @@ def _of_families(folder: Path, document: dict[str, Any], held: list[dict[str, An
     models = sorted((row for row in rows if row.kind == "model"), key=_rank)
     rest = [row for row in rows if row.kind != "model"]
     data, n, budget = (document.get(key) for key in ("data", "n", "budget"))
-    each = f", each trained within {budget:g} s" if budget else ""
+    each = f", each trained within {f'{budget:g} s' if isinstance(budget, float) else budget}" if budget else ""
     summary = f"{len(models)} models on {data}{each}, measured alike against its {document.get('split')} split."
     shown = [("data", data), ("samples each", n), ("models", len(models)), ("features", document.get("features"))]
     budgets = document.pop("budgets", None) or {}

@@ -24,6 +24,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
 from gencli import device as hardware
 from gencli.bundle import Run
@@ -38,6 +39,13 @@ WARM = 2  # cycles that are slower than the rest: kernels are chosen, memory is 
 SECONDS = 8.0  # of probing, about
 CYCLES = (3, 100)  # at least, at most
 SMALL = (2, 4)  # items of the micro-batches that tell how memory grows
+
+ON_CPU = {  # attention kernels that torch's own table leaves out
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: lambda q, k, v, *rest, **more: sdpa_flop_count(q, k, v),
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: (
+        lambda grad, q, k, v, *rest, **more: sdpa_backward_flop_count(grad, q, k, v)
+    ),
+}
 
 Progress = Callable[[str, int, int], None]
 
@@ -108,6 +116,7 @@ def plan(
     codec_run: Run | None = None,
     done: int = 0,
     progress: Progress = lambda what, now, total: None,
+    sources: Mapping[str, Run] | None = None,
 ) -> Plan:
     """Plan the run of a resolved recipe.
 
@@ -118,6 +127,7 @@ def plan(
         codec_run: a saved run whose latents are the data.
         done: steps that were taken already, by a run to be resumed.
         progress: told what is being measured, how much of it, of how much.
+        sources: saved runs that make conditions of the data.
     """
     if world().size > 1:
         raise GencliError("--plan measures one process", "leave the launcher out; each process needs that much memory")
@@ -125,7 +135,27 @@ def plan(
     track.check(recipe["train"]["track"])
     untracked = {**recipe, "train": {**recipe["train"], "track": "none"}}
     with tempfile.TemporaryDirectory(prefix="gencli-plan-") as folder:
-        return _measured(Session(untracked, data, Path(folder), codec_run=codec_run), root, began, done, progress)
+        session = Session(untracked, data, Path(folder), codec_run=codec_run, sources=sources)
+        return _measured(session, root, began, done, progress)
+
+
+def work(recipe: Mapping[str, Any], data: Data, codec_run: Run | None = None) -> tuple[float, float]:
+    """The floating-point operations of a step of training, forward and backward, and the seconds that it takes here.
+
+    Counted are the multiplications and additions of matrix products, convolutions and attention, by torch's own formulas.
+
+    Args:
+        recipe: resolved tables.
+        data: opened.
+        codec_run: a saved run whose latents are the data.
+    """
+    untracked = {**recipe, "train": {**recipe["train"], "track": "none", "compile": False}}
+    with tempfile.TemporaryDirectory(prefix="gencli-work-") as folder:
+        probe = _Probe(Session(untracked, data, Path(folder), codec_run=codec_run))
+        probe.cycle()
+        with FlopCounterMode(display=False, custom_mapping=ON_CPU) as counter:
+            probe.cycle()
+        return counter.get_total_flops() / probe.steps, probe.cycle() / probe.steps
 
 
 def _measured(session: Session, root: Path, began: float, done: int, progress: Progress) -> Plan:

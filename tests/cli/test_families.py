@@ -180,7 +180,12 @@ def test_a_row_that_fails_says_why_and_the_rest_go_on(
         (["--models", "ddpm", "--data", "nowhere"], ["'nowhere'"]),
         (["--models", "ddpm", "--data", "digits", "--budget", "ten"], ["'ten'", "10m"]),
         (["--models", "ddpm", "--data", "digits", "--budget", "0s"], ["'0s'"]),
-        (["--models", "ddpm", "--data", "digits", "--budget", "1e15flop"], ["1e15flop"]),
+        (["--models", "ddpm", "--data", "digits", "--budget", "1e15flap"], ["1e15flap"]),
+        (["--models", "ddpm", "--data", "digits", "--budget", "0FLOP"], ["'0FLOP'"]),
+        (
+            ["--models", "vae", "--data", "digits", "--image-size", "8", "--budget", "1e3FLOP"],
+            ["1000 FLOP holds 0 steps of vae", "10 are the least", "FLOP or more"],
+        ),
         (["--models", "ddpm", "--data", "digits", "-n", "0"], ["-n is 0"]),
         (["--models", "ddpm", "--data", "digits", "--steps", "3"], ["--steps"]),
         (["--models", "ddpm", "--data", "digits", "--guidance", "3"], ["--guidance"]),
@@ -251,6 +256,15 @@ def test_a_budget_is_a_number_of_steps() -> None:
     assert budget.time_of(found, 100, 30) == 5 + 200 + 4 * 1.5 + 4 * 4.0
     made = budget.with_steps({"train": {"steps": 900, "warmup": 100, "save_every": 500, "sample_every": 0}}, 250)
     assert made["train"] == {"steps": 250, "warmup": 25, "save_every": 25, "sample_every": 250}
+
+
+def test_a_budget_of_work_is_the_same_steps_on_every_machine() -> None:
+    assert budget.budget_of("10m") == budget.Budget(600.0)
+    assert budget.budget_of("2.5 PFLOP") == budget.budget_of("2.5e15flops") == budget.Budget(2.5e15, "FLOP")
+    assert str(budget.budget_of("2e15FLOP") / 2) == "1e+15 FLOP"
+    assert budget.steps_of_work(3e9, 1e12, "it") == 333
+    with pytest.raises(GencliError, match="a budget of 6e.09 FLOP holds 1 steps of it"):
+        budget.steps_of_work(3e9, 3e9, "it", 2)
 
 
 def test_a_probe_does_not_hold_what_the_process_did_before(monkeypatch: pytest.MonkeyPatch) -> None:

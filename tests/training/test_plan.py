@@ -337,3 +337,39 @@ def test_whether_compiling_pays_is_not_claimed_without_measuring(shell: Shell) -
     assert "would not pay" in shell.fine(*flags("vqvae"), "--plan").err
     assert "may pay" in shell.fine(*flags("vqvae", steps=10_000_000), "--plan").err
     assert "pay" not in json.dumps(shell.fine(*flags("vqvae"), "--plan", "--json").document)
+
+
+# ------------------------------------------------------------------------------------------------------------------- work
+
+
+def test_the_work_of_a_step_is_that_of_its_matrix_products(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two layers (2 → 8 → 2) on 16 points: forward 2·16·2·8 each; backward the same for weights, and once for the hidden."""
+
+    class Small(Model):
+        Config = NoSettings
+
+        def __init__(self, config: NoSettings, spec: Spec) -> None:
+            super().__init__(config, spec)
+            self.net = nn.Sequential(nn.Linear(2, 8), nn.Tanh(), nn.Linear(8, 2))
+
+        def loss(self, batch: Batch, turn: Turn) -> Losses:
+            each = (self.net(batch["x"]) - batch["x"]).square().mean(1)
+            return {"loss": each.mean(), "each": each}
+
+    def build(*args: Any, **kwargs: Any) -> Run:
+        return Run(Small(NoSettings(), POINTS), [], POINTS, POINTS, {"recipe": args[0]})
+
+    made = resolve({**table("ddpm", {"data": {"name": "toy2d"}}, batch_size=16)})
+    made["model"] = {"name": "ddpm", "net": {"name": "denoising-mlp"}}
+    monkeypatch.setattr(Run, "build", build)
+    flop, seconds = plan.work(made, opened(made["data"]))
+    once = 2 * 16 * 2 * 8
+    assert flop == 2 * once + 2 * once + once and seconds > 0
+
+
+def test_the_work_of_attention_on_this_device_is_counted() -> None:
+    q = torch.randn(2, 4, 16, 8, requires_grad=True)
+    with plan.FlopCounterMode(display=False, custom_mapping=plan.ON_CPU) as counter:
+        nn.functional.scaled_dot_product_attention(q, q, q).sum().backward()
+    product = 2 * 2 * 4 * 16 * 16 * 8
+    assert counter.get_total_flops() == 2 * product + 5 * product
