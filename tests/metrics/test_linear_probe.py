@@ -85,5 +85,5 @@ def test_a_model_that_represents_nothing_is_refused():
     mute = type("Mute", (Model,), {"loss": Encoder.loss})
     with pytest.raises(GencliError, match="Mute has none"):
         LinearProbe.make()(evidence(Run(mute(None, spec), [], spec, spec), train, train))
-    with pytest.raises(GencliError, match="all training items have one"):
+    with pytest.raises(GencliError, match="all items that it is fitted to have one"):
         LinearProbe.make()(evidence(run_of(), (train[0], np.zeros(30, dtype=np.int64)), train))

@@ -1,0 +1,56 @@
+"""CAS: real items as samples score as real ones do; wrong labels, missing modes and classes without variety cost accuracy."""
+
+import pytest
+import torch
+from evidence import beside_digits, digits, images, seen
+
+from gencli.errors import GencliError
+from gencli.metrics.cas import Cas
+
+
+def halves():
+    """The training digits and their labels."""
+    train = digits().split("train")
+    return torch.as_tensor(train.x), train.cond["label"]
+
+
+def score(x, label):
+    return Cas.make()(beside_digits(images(x, label)))
+
+
+def by_pixels(x, label):
+    """The same with grey levels as features."""
+    train, test = (seen(split, flat(split.x)) for split in map(digits().split, ("train", "test")))
+    return Cas.make()(beside_digits(seen(images(x, label).items, flat(x)), train=train, test=test)).value
+
+
+def flat(x):
+    return torch.as_tensor(x).flatten(1).double().numpy() / 255
+
+
+def test_training_items_as_samples_score_as_the_real_ones_beside_them():
+    made = score(*halves())
+    assert made.value == made.facts["trained_on_real"] > 0.95
+    assert made.name == "cas[gencli-features-v1]" and made.interval[0] < made.value < made.interval[1]
+    assert made.n == made.facts["n_real"] and made.facts["n_held_out"] == len(digits().split("test"))
+
+
+def test_labels_that_are_wrong_score_by_chance_or_less():
+    x, label = halves()
+    assert score(x, (label + 1) % 10).value < 0.1
+
+
+def test_dropped_modes_and_classes_of_one_image_cost_accuracy():
+    x, label = halves()
+    most = label < 7
+    assert score(x[most], label[most]).value < score(x, label).value - 0.2
+    first = torch.stack([x[label == k][0] for k in range(10)]).repeat(30, 1, 1, 1)
+    assert by_pixels(first, torch.arange(10).repeat(30)) < by_pixels(x, label) - 0.15
+
+
+def test_what_it_cannot_judge_is_refused():
+    x, label = halves()
+    with pytest.raises(GencliError, match="cas needs labels"):
+        score(x, None)
+    with pytest.raises(GencliError, match="one"):
+        score(x[label == 3], label[label == 3])
