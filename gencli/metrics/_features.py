@@ -1,7 +1,8 @@
 """Feature protocols: what network, with what preprocessing, turns images into vectors; and the cache of references.
 
-`gencli` the bundled network (default) · `inception` clean-fid's protocol · `random` a seeded untrained network · `pixels`
-· `points` (coordinates as they are) · a PATH to weights of such a network or to a run whose model offers features.
+`gencli` the bundled network (default) · `inception` clean-fid's protocol · `dinov2` and `clip` with their published weights ·
+`random` a seeded untrained network · `pixels` · `points` (coordinates as they are) · a PATH to weights of such a network
+or to a run whose model offers features.
 Distances of different protocols are not comparable, so each has a name that metrics print and a fingerprint of weights
 and preprocessing that caches and receipts hold. Loading weights executes no code: safetensors, and for Inception a
 TorchScript file that is opened only if its sha256 is the known one.
@@ -29,7 +30,7 @@ from gencli.files import atomic_path
 from gencli.home import home
 from gencli.metrics._base import FeatureSet, Head
 
-NAMES = ("gencli", "inception", "random", "pixels", "points")
+NAMES = ("gencli", "inception", "dinov2", "clip", "random", "pixels", "points")
 BUNDLED = Path(__file__).parent / "weights" / "gencli-features-v1.safetensors"
 BATCH = 256
 MOST_PIXELS = 4096
@@ -110,6 +111,10 @@ def extractor(
         return Network(random_network(), "random-v1", device, trained=False)
     if name in ("pixels", "points"):
         return Values(name)
+    if name in ("dinov2", "clip"):
+        from gencli.metrics import _pretrained
+
+        return _pretrained.Pretrained(_pretrained.beside(name), device)
     if Path(name).exists():
         return from_path(Path(name), device)
     raise registry.unknown("features", name, NAMES, "gencli list metrics")
@@ -198,7 +203,11 @@ def linear(weight: Tensor, bias: Tensor | None = None) -> Head:
 
 
 def from_path(path: Path, device: torch.device | str = "cpu") -> Extractor:
-    """A run's folder, a folder with one safetensors file, or such a file."""
+    """A run's folder, a published network's, a folder with one safetensors file, or such a file."""
+    from gencli.metrics import _pretrained
+
+    if _pretrained.kind_of(path):
+        return _pretrained.Pretrained(path, device)
     if (path / "config.json").exists():
         return RunFeatures(path, device)
     files = sorted(path.glob("*.safetensors")) if path.is_dir() else [path]
