@@ -265,6 +265,7 @@ def _one(
         by = _extractor(values, data.kind)
         evaluate.check_number(by, plan.n, len(data.split(plan.split)), values["force"])
         real, facts = evaluate.reference_of(data, plan, by)
+        evaluate.foresee(of_samples, real, plan.n)
         request = evaluate.request_of(loaded, plan)
         todo = evaluate.outstanding(loaded, by, request)
         with console.task("sampling", _announced(found.name, loaded, request, todo, by), "steps") as task:

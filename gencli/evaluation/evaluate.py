@@ -94,6 +94,12 @@ def check_kinds(metrics: Sequence[tuple[str, SampleMetric]], data: Data) -> None
             )
 
 
+def foresee(metrics: Sequence[tuple[str, SampleMetric]], real: FeatureSet, n: int) -> None:
+    """Refuse what would be refused once n samples are there, before they are drawn."""
+    for _, metric in metrics:
+        metric.foresee(real, n)
+
+
 def request_of(run: Run, plan: Plan) -> Request:
     """The samples that a plan asks of a run: class-balanced, always in exact micro-batches."""
     seeds = range(plan.seed, plan.seed + plan.n)

@@ -100,7 +100,21 @@ class SampleMetric(Component):
     def __call__(self, real: FeatureSet, fake: FeatureSet) -> list[Value] | Value:
         """The values; raises `GencliError` where the sets cannot be compared."""
 
-    def check(self, real: FeatureSet, fake: FeatureSet, least: int = 2) -> None:
+    def least(self, real: FeatureSet) -> int:
+        """Items of either set below which the metric says nothing, for features like the reference's."""
+        return 2
+
+    def foresee(self, real: FeatureSet, n: int) -> None:
+        """Refuse what would be refused once n samples are there, before they are drawn."""
+        self._enough(("reference", len(real)), ("samples", n), least=self.least(real))
+
+    @staticmethod
+    def _enough(*sets: tuple[str, int], least: int) -> None:
+        for what, count in sets:
+            if count < least:
+                raise GencliError(f"the {what} hold {count} items, at least {least} are needed", "raise `-n`")
+
+    def check(self, real: FeatureSet, fake: FeatureSet) -> None:
         """Refuse sets of different features, and sets too small to say anything."""
         if (real.extractor, real.fingerprint, real.size) != (fake.extractor, fake.fingerprint, fake.size):
             raise GencliError(
@@ -108,9 +122,7 @@ class SampleMetric(Component):
                 f"the samples have {fake.extractor} of size {fake.size}",
                 "extract both with the same `--features` and at the same size",
             )
-        for what, items in (("reference", real), ("samples", fake)):
-            if len(items) < least:
-                raise GencliError(f"the {what} hold {len(items)} items, at least {least} are needed", "raise `-n`")
+        self._enough(("reference", len(real)), ("samples", len(fake)), least=self.least(real))
 
 
 class Run(Protocol):

@@ -38,9 +38,12 @@ class DensityCoverage(SampleMetric):
     class Config:
         k: int = opt(5, "the neighbour that a ball reaches to", low=1)
 
+    def least(self, real: FeatureSet) -> int:
+        return self.config.k + 2
+
     def __call__(self, real: FeatureSet, fake: FeatureSet) -> list[Value]:
         k = self.config.k
-        self.check(real, fake, least=k + 2)
+        self.check(real, fake)
         rr, rf = distances(real.x, real.x), distances(real.x, fake.x)
         estimate = _pair(rf, reach(rr, k), k)
         replicates = None

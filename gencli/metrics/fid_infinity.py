@@ -37,8 +37,11 @@ class FidInfinity(SampleMetric):
         sizes: int = opt(15, "sizes of subsets", low=3, high=100)
         seed: int = opt(0, "seed of the subsets", low=0)
 
+    def least(self, real: FeatureSet) -> int:
+        return max(4 * real.size, 2 * GROUPS)
+
     def __call__(self, real: FeatureSet, fake: FeatureSet) -> Value:
-        self.check(real, fake, least=max(4 * real.size, 2 * GROUPS))
+        self.check(real, fake)
         x, y = (_in_random_order(each.x, (self.config.seed, i)) for i, each in enumerate((real, fake)))
         shares = np.linspace(max(0.1, 2 * real.size / min(len(x), len(y))), 1, self.config.sizes)
         value = extrapolated(x, y, shares)

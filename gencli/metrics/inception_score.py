@@ -38,9 +38,16 @@ class InceptionScore(SampleMetric):
         splits: int = opt(10, "parts that are scored by themselves", low=1, high=100)
         seed: int = opt(0, "seed of the splits", low=0)
 
+    def least(self, real: FeatureSet) -> int:
+        return 2 * self.config.splits
+
+    def foresee(self, real: FeatureSet, n: int) -> None:
+        logits_of(real)
+        super().foresee(real, n)
+
     def __call__(self, real: FeatureSet, fake: FeatureSet) -> Value:
         c = self.config
-        self.check(real, fake, least=2 * c.splits)
+        self.check(real, fake)
         logits = logits_of(fake)
         found = scores(logits, c.splits, c.seed)
         reference = scores(logits_of(real), c.splits, c.seed)

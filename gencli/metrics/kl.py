@@ -43,9 +43,12 @@ class Kl(SampleMetric):
         k: int = opt(1, "the neighbour whose distance measures a density", low=1)
         seed: int = opt(0, "seed of the items that js leaves out of the larger set", low=0)
 
+    def least(self, real: FeatureSet) -> int:
+        return self.config.k + 2
+
     def __call__(self, real: FeatureSet, fake: FeatureSet) -> list[Value]:
         k = self.config.k
-        self.check(real, fake, least=k + 2)
+        self.check(real, fake)
         n = min(len(real), len(fake))
         x, y = self._subset(real.x, n, 0), self._subset(fake.x, n, 1)
         estimates = {

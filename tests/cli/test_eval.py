@@ -167,6 +167,17 @@ def test_different_references_are_refused_before_anything_is_drawn(shell: Shell,
     assert "note: ddpm-digits and other-digits were measured differently: reference" in done.err
 
 
+@pytest.mark.parametrize(
+    ("metric", "words"),
+    [("inception-score", "needs class probabilities"), ("fid-infinity", "the samples hold 60 items, at least 256")],
+)
+def test_what_a_metric_cannot_measure_is_refused_before_anything_is_drawn(
+    shell: Shell, runs: Path, calls: list[str], metric: str, words: str
+) -> None:
+    shell("eval", metric, *FAST, *A, "--split", "train").fails(words)
+    assert not calls
+
+
 def test_a_lossy_folder_against_a_run_is_refused_unless_anyway(shell: Shell, runs: Path) -> None:
     Path("jpg").mkdir()
     for i, x in enumerate(np.random.default_rng(0).integers(0, 256, (60, 8, 8), dtype=np.uint8)):
