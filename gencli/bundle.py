@@ -97,7 +97,9 @@ class Run:
         """A fresh run from a recipe's tables and what the data are; refuses a recipe that does not fit, with the reason."""
         part = choose("models", recipe["model"], where="model")
         kind = part.load()
-        tables = [{"name": "learned"}] if codec_run else recipe.get("codecs") or getattr(kind, "codecs", [])
+        tables = recipe.get("codecs") or getattr(kind, "codecs", [])
+        if codec_run and not any(registry.public_name(table["name"]) == "learned" for table in tables):
+            tables = [{"name": "learned"}]
         codecs: list[Codec] = []
         spec = data_spec
         for table in tables:
@@ -161,7 +163,8 @@ class Run:
                 f"run {named} cannot be sampled: {type(self.model).__name__} tells classes",
                 f"guide a diffusion model by it: `gencli sample RUN --class 3 --classifier {self.name}`",
             )
-        prior = f"train a prior over its codes: `gencli train gated-pixelcnn --codec {self.name}`"
+        level = next((f":{name}" for name in getattr(self.model, "levels", {})), "")
+        prior = f"train a prior over its codes: `gencli train gated-pixelcnn --codec {self.name}{level}`"
         raise GencliError(f"run {named} cannot be sampled: {type(self.model).__name__} has no prior", prior)
 
     def frames(
@@ -177,11 +180,7 @@ class Run:
         With `every`, a frame's `info["noisy"]` is in data space too.
         """
         sampler = sampler or self.sampler()
-        given = {key: value.to(self.model.device) for key, value in (cond or {}).items()}
-        for key, source in self.sources.items():
-            if key in self.spec.cond and key not in given:
-                inner = {k: v for k, v in given.items() if k in source.spec.cond}
-                given[key] = source.sample(rng.at("source", key), inner)["x"]
+        given = self._supplied(rng, {key: value.to(self.model.device) for key, value in (cond or {}).items()})
         made = sampler.trajectory if every else sampler.frames
         with torch.no_grad():
             for frame in made(self.model, self.spec, len(rng), rng, given, guidance):
@@ -200,6 +199,32 @@ class Run:
             pass
         assert picture is not None, "a sampler must yield at least one frame"
         return {"x": picture, **(cond or {})}
+
+    def _supplied(self, rng: Rng, given: Batch) -> Batch:
+        """The conditions with those that are absent drawn from the sources, each given those drawn before it."""
+        absent = {key: source for key, source in self.sources.items() if key in self.spec.cond and key not in given}
+        while absent:
+            key = min(absent, key=lambda key: sum(other in absent for other in absent[key].spec.cond))
+            source = absent.pop(key)
+            source.model.to(self.model.device)
+            inner = {k: v for k, v in given.items() if k in source.spec.cond}
+            drawn = source.draw(rng.at("source", key), inner, source.guidance if inner else 1.0)
+            picture = drawn if source.spec.x == self.spec.cond[key] else source.decode({**inner, **drawn})
+            given = {**given, key: picture["x"].to(self.model.device)}
+        for codec in self.codecs:
+            if hasattr(codec, "require"):
+                codec.require(given)
+        return given
+
+    def draw(self, rng: Rng, cond: Batch, guidance: float = 1.0) -> Batch:
+        """Samples in model space by the run's own sampler, with the conditions that its sources gave."""
+        given = self._supplied(rng, cond)
+        frame: Any = None
+        with torch.no_grad():
+            for frame in self.sampler().frames(self.model, self.spec, len(rng), rng, given, guidance):  # noqa: B007
+                pass
+        assert frame is not None, "a sampler must yield at least one frame"
+        return {**given, "x": frame.x}
 
     # --------------------------------------------------------------------------------------------------------------- identity
 
@@ -227,14 +252,20 @@ class Run:
     def weights_hash(self) -> str:
         """sha256 of the weights file, shortened, for receipts and cache keys."""
         assert self.path is not None, "only a saved run has a hash"
-        digest = hashlib.sha256((self.path / "model.safetensors").read_bytes())
-        nested = self.path / "codec" / "model.safetensors"
-        if nested.exists():
-            digest.update(nested.read_bytes())
+        digest = hashlib.sha256()
+        for file in weight_files(self.path):
+            digest.update(file.read_bytes())
         return digest.hexdigest()[:16]
 
 
 # ---------------------------------------------------------------------------------------------------------------------- files
+
+
+def weight_files(path: Path) -> list[Path]:
+    """The files that decide what the run in a folder makes: its own weights, its codec's, and its sources'."""
+    own = [path / "model.safetensors", path / "codec" / "model.safetensors"]
+    inner = [file for folder in sorted((path / "sources").glob("*")) for file in weight_files(folder)]
+    return [own[0], *(file for file in own[1:] if file.exists()), *inner]
 
 
 def read_config(path: Path) -> dict[str, Any]:
@@ -286,7 +317,7 @@ def new_config(
         "codec_models": inner,
         "model_names": [recipe["model"]["name"], *inner],
         "codec": codec.name if codec else None,
-        "sources": [],
+        "sources": sorted(run.sources),
         "adapters": [],
         "step": 0,
     }

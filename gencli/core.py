@@ -360,6 +360,19 @@ class Autoencoder(Protocol):
 
 
 @runtime_checkable
+class Levels(Autoencoder, Protocol):
+    """An autoencoder whose latents are several grids of codes, each given those above it."""
+
+    levels: Mapping[str, Field]  # from the topmost, the coarsest, down
+
+    def split(self, z: Tensor) -> Batch:
+        """The codes `(N, *levels[name].shape)` of each level."""
+
+    def join(self, levels: Mapping[str, Tensor]) -> Tensor:
+        """The latents again; of the levels that are left out, all at the bottom, the likeliest codes."""
+
+
+@runtime_checkable
 class Features(Protocol):
     """A representation of data for metrics and perceptual losses."""
 

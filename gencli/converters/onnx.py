@@ -116,7 +116,7 @@ def exportable(run: Run) -> Part:
     model = run.model
     if isinstance(model, Denoiser):
         return Part("a denoiser", model.denoise, lambda n: _noisy(model, n), "x0")
-    if isinstance(model, LatentVariable):
+    if isinstance(model, LatentVariable) and not getattr(model, "sequential", False):
         return Part("a decoder", _decoder(model), lambda n: _latent(model, n), "x")
     if isinstance(model, Autoencoder):
         return Part("a decoder", model.decode, lambda n: {"z": _example(model.latent, n, "z")}, "x")

@@ -20,6 +20,7 @@ from torch.nn import functional as F
 
 from gencli.core import Field
 from gencli.errors import GencliError
+from gencli.networks._conv import ResidualStack
 from gencli.nn.embed import LabelEmbedding
 
 
@@ -116,7 +117,7 @@ class Line(NamedTuple):
 class State(NamedTuple):
     """A sampling state: a pytree of tensors with the batch first. Cost of a step: one pointer a token and column kept."""
 
-    given: Tensor  # (N, E) the conditions, E = 0 without
+    given: Tensor  # the conditions (N, E), E = 0 without, or (N, E, H, W)
     tokens: tuple[Tensor, ...]  # drawn so far, (N,) each
     lines: tuple[Line, ...]
 
@@ -138,41 +139,118 @@ class Tokens(nn.Module):
 
 
 class Conditions(nn.Module):
-    """Class labels and vectors as one vector h `(N, width)`; each has a null row for its absence.
+    """Class labels and vectors as one vector h `(N, width)`; with a grid or an image among them as a map `(N, width, H, W)`.
 
-    A label may also be `vocab`, which is the null label. Raises GencliError for any other condition.
+    Each has a null for its absence; a label may also be `vocab`, which is the null label.
+
+    Args:
+        cond: what there is.
+        width: of h.
+        network: what to call the network.
+        grid: the sides (H, W) of x, to which grids of codes and images are brought; None for a network without places.
+        blocks: residual blocks over a grid or an image.
+
+    Raises:
+        GencliError: a condition is none of these, or its sides do not fit x.
     """
 
-    def __init__(self, cond: Mapping[str, Field], width: int, network: str) -> None:
+    def __init__(
+        self,
+        cond: Mapping[str, Field],
+        width: int,
+        network: str,
+        grid: tuple[int, int] | None = None,
+        blocks: int = 2,
+    ) -> None:
         super().__init__()
         parts: dict[str, nn.Module] = {}
+        maps = "" if grid is None else ", grids of codes, images"
         for key, field in cond.items():
             if field.vocab is not None and field.shape == ():
                 parts[key] = LabelEmbedding(field, width, 1.0)
             elif field.vocab is None and len(field.shape) == 1:
                 parts[key] = nn.Linear(field.size + 1, width, bias=False)
+            elif grid is not None and is_map(field):
+                parts[key] = Map(field, width, grid, blocks, f"network {network} cannot take the condition '{key}'")
             else:
                 raise GencliError(
                     f"network {network} cannot take the condition '{key}' ({field.kind} of shape {field.shape})",
-                    f"{network} takes class labels and vectors; leave '{key}' out of the data",
+                    f"{network} takes class labels{maps} and vectors; leave '{key}' out of the data",
                 )
         self.parts = nn.ModuleDict(parts)
         self.width = width if parts else 0
 
     def forward(self, n: int, cond: Mapping[str, Tensor], like: Tensor) -> Tensor:
+        h = self._vector(n, cond, like)
+        for key, module in self.parts.items():
+            if isinstance(module, Map):
+                made = module(n, cond.get(key), like)
+                h = h + made if h.ndim == made.ndim else h[:, :, None, None] + made
+        return h
+
+    def _vector(self, n: int, cond: Mapping[str, Tensor], like: Tensor) -> Tensor:
         h = like.new_zeros(n, self.width)
         for key, module in self.parts.items():
             value = cond.get(key)
             if isinstance(module, LabelEmbedding):
                 null = torch.full((n,), module.num_embeddings - 1, device=like.device)
                 h = h + module(null if value is None else value)
-            else:
-                assert isinstance(module, nn.Linear)
+            elif isinstance(module, nn.Linear):
                 present = like.new_zeros(n, module.in_features)
                 if value is not None:
                     present = torch.cat([value.to(like), like.new_ones(n, 1)], dim=1)
                 h = h + module(present)
         return h
+
+
+def is_map(field: Field) -> bool:
+    """A grid of codes `(h, w)`, or an image `(C, h, w)` of whole numbers or of floats."""
+    return len(field.shape) == 3 or (len(field.shape) == 2 and field.vocab is not None and field.range is None)
+
+
+class Map(nn.Module):
+    """A grid of codes or an image as features `(N, width, H, W)`, for a condition that says something at every place.
+
+    A learned vector for each code (a last one for their absence), or an image's channels beside a constant one; brought to
+    the sides of x, larger ones by a strided convolution over whole patches, smaller ones by repeating each place; then a
+    residual stack. Raises GencliError, beginning with `refusal`, for sides that are not whole multiples.
+    """
+
+    def __init__(self, field: Field, width: int, grid: tuple[int, int], blocks: int, refusal: str) -> None:
+        super().__init__()
+        self.vocab, self.shape = field.vocab, field.shape
+        self.continuous = field.range is not None or field.vocab is None
+        (high, wide), (rows, columns) = field.shape[-2:], grid
+        self.times, step = max(rows // high, 1), max(high // rows, 1)
+        if (high * self.times, wide * self.times) != (rows * step, columns * step):
+            raise GencliError(
+                f"{refusal}: its sides {high}×{wide} are no multiple or part of those of x, {rows}×{columns}",
+                "choose sizes of which one is a whole multiple of the other",
+            )
+        self.table = nn.Embedding(field.vocab + 1, width) if field.vocab and len(field.shape) == 2 else None
+        inputs = width if self.table is not None else field.shape[0] + 1
+        self.read = nn.Conv2d(inputs, width, step, stride=step) if step > 1 or self.table is None else nn.Identity()
+        self.body = nn.Sequential(nn.Conv2d(width, width, 3, padding=1), ResidualStack(width, width, blocks))
+
+    def forward(self, n: int, value: Tensor | None, like: Tensor) -> Tensor:
+        h: Tensor = self.read(self._seen(n, value, like))
+        return self.body(h.repeat_interleave(self.times, 2).repeat_interleave(self.times, 3))
+
+    def _seen(self, n: int, value: Tensor | None, like: Tensor) -> Tensor:
+        """The condition before it is resized: `(N, inputs, h, w)`."""
+        if self.table is not None:
+            codes = torch.full((n, *self.shape), self.vocab or 0, device=like.device) if value is None else value
+            return self.table(codes).movedim(-1, 1)
+        if value is None:
+            return like.new_zeros(n, self.shape[0] + 1, *self.shape[1:])
+        scaled = value.to(like) if self.continuous else value.to(like) * (2 / max((self.vocab or 0) - 1, 1)) - 1
+        return torch.cat([scaled, torch.ones_like(scaled[:, :1])], dim=1)
+
+
+def told(project: nn.Linear, h: Tensor, x: Tensor) -> Tensor:
+    """A projection of conditions `(N, E)`, or `(N, E, *places)`, to be added to features x `(N, width, *places)`."""
+    made: Tensor = project(h.movedim(1, -1)).movedim(-1, 1)
+    return made.view(*made.shape, *[1] * (x.ndim - made.ndim)) if made.ndim < x.ndim else made
 
 
 class CausalImageNet(nn.Module, ABC):
@@ -203,18 +281,18 @@ class CausalImageNet(nn.Module, ABC):
 
     @abstractmethod
     def features(self, x: Tensor, h: Tensor) -> Tensor:
-        """`(N, width, H, W)` from the tokens' features `(N, C f, H, W)` and the conditions' `(N, E)`."""
+        """`(N, width, H, W)` from the tokens' features `(N, C f, H, W)` and the conditions' `(N, E)` or `(N, E, H, W)`."""
 
     @abstractmethod
     def begin_row(self, lines: tuple[Line, ...], h: Tensor) -> tuple[Line, ...]:
-        """The lines at the start of a row, the one before being complete."""
+        """The lines at the start of a row, the one before being complete; h is `(N, E)`, or the row's `(N, E, W)`."""
 
     @abstractmethod
     def pixel(self, lines: tuple[Line, ...], x: Tensor, column: int) -> tuple[Tensor, list[Tensor]]:
         """Features `(N, width)` of a pixel of known channels `x` `(N, C f)`, and the inputs of the lines after the first."""
 
     def given(self, n: int, cond: Mapping[str, Tensor], like: Tensor) -> Tensor:
-        """The conditions as one vector `(N, E)`; E = 0 for a network that takes none."""
+        """The conditions as one vector `(N, E)` (E = 0 for a network that takes none), or as a map `(N, E, H, W)`."""
         return like.new_zeros(n, 0)
 
     @property
@@ -242,7 +320,8 @@ class CausalImageNet(nn.Module, ABC):
         column = place % self.breadth
         lines = state.lines
         if column == 0 and channel == 0:
-            lines = self.begin_row(lines, state.given)
+            whole = state.given
+            lines = self.begin_row(lines, whole[:, :, place // self.breadth] if whole.ndim == 4 else whole)
         known = state.tokens[len(state.tokens) - channel :]
         features, inputs = self.pixel(lines, self._pixel_input(known, state.given), column)
         if channel == self.channels - 1:  # nothing of this pixel depends on its last channel: the features are final

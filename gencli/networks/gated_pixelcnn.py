@@ -7,9 +7,10 @@ Offers: sequence
 Each layer has a vertical stack, which sees all rows above, and a horizontal one, which sees the pixels to the left and,
 through a 1×1 convolution, the vertical stack before its gate: no blind spot. The horizontal stack has residual
 connections from the second layer on. h is the sum of a learned vector for each condition (class labels with a null row for
-unconditional use; plain vectors).
+unconditional use; plain vectors); with a grid of codes or an image among them, such as the codes above in a hierarchy, h is
+a map of x's sides and V a 1×1 convolution.
 
-Ours: optional dropout of gated features, which small data need.
+Ours: optional dropout of gated features, which small data need; a residual stack makes the map (`networks/_causal.py`).
 
 Tokens `(N, *x.shape)` with x `(C, H, W)` pixels or `(h, w)` codes; logits `(N, *x.shape, V)`.
 """
@@ -25,7 +26,7 @@ from torch import Tensor, nn
 
 from gencli.config import Component, opt
 from gencli.core import Field
-from gencli.networks._causal import Above, CausalImageNet, Conditions, Left, Line, Tokens, initialise
+from gencli.networks._causal import Above, CausalImageNet, Conditions, Left, Line, Tokens, initialise, told
 
 
 class GatedPixelCNN(CausalImageNet, Component):
@@ -41,13 +42,15 @@ class GatedPixelCNN(CausalImageNet, Component):
         kernel: Literal[3, 5, 7] = opt(5, "kernel of the other layers")
         dropout: float = opt(0.0, "share of gated features dropped in training", low=0, high=0.9)
         head: int = opt(128, "feature maps of the layer before the logits", low=1)
+        condition_blocks: int = opt(2, "residual blocks over a condition that is a grid of codes or an image", low=0)
 
     def __init__(self, config: Config, x: Field, vocab: int, cond: Mapping[str, Field] | None = None) -> None:
         super().__init__(x, vocab, "gated-pixelcnn")
         self.config = config
         width, channels = config.width, self.channels
         self.read = Tokens(x, vocab, width)
-        self.cond = Conditions(cond or {}, width, "gated-pixelcnn")
+        sides = (self.height, self.breadth)
+        self.cond = Conditions(cond or {}, width, "gated-pixelcnn", sides, config.condition_blocks)
         self.layers = nn.ModuleList(
             _Layer(
                 width if i else channels * self.read.features,
@@ -128,10 +131,10 @@ class _Layer(nn.Module):
         tall = self.vertical(vertical)  # (N, 2 width, H, W)
         wide = self.link(tall) + self.horizontal(horizontal)
         if self.given_horizontal is not None:
-            wide = wide + self.given_horizontal(h)[:, :, None, None]
+            wide = wide + told(self.given_horizontal, h, wide)
         made = self.out(self.drop(gate(wide)))
         if self.given_vertical is not None:
-            tall = tall + self.given_vertical(h)[:, :, None, None]
+            tall = tall + told(self.given_vertical, h, tall)
         return self.drop(gate(tall)), horizontal + made if self.residual else made
 
     def begin_row(self, rows: tuple[Tensor, ...], h: Tensor) -> tuple[Tensor, Tensor]:
@@ -139,9 +142,9 @@ class _Layer(nn.Module):
         tall = self.vertical.row(rows)
         above = self.link(tall[:, :, None]).squeeze(2)
         if self.given_horizontal is not None:
-            above = above + self.given_horizontal(h)[:, :, None]
+            above = above + told(self.given_horizontal, h, above)
         if self.given_vertical is not None:
-            tall = tall + self.given_vertical(h)[:, :, None]
+            tall = tall + told(self.given_vertical, h, tall)
         return gate(tall), above
 
     def pixel(self, line: Line, x: Tensor, column: int) -> Tensor:

@@ -7,7 +7,8 @@ logits. The masks leave the classical blind spot: a wedge of earlier pixels to t
 by green, red and green by blue.
 
 Tokens `(N, *x.shape)` with x `(C, H, W)` pixels or `(h, w)` codes; logits `(N, *x.shape, V)`. Ours: a masked convolution
-is stored as its two visible parts. Conditions are not used: the method is unconditional.
+is stored as its two visible parts. Labels and vectors are not used: the method is unconditional. A condition that is a grid
+of codes or an image is added to the first layer's features (as a map, `networks/_causal.py`).
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from torch import Tensor, nn
 
 from gencli.config import Component, opt
 from gencli.core import Field
-from gencli.networks._causal import Above, CausalImageNet, Left, Line, Tokens
+from gencli.networks._causal import Above, CausalImageNet, Conditions, Left, Line, Tokens, is_map
 
 
 class PixelCNN(CausalImageNet, Component):
@@ -36,6 +37,7 @@ class PixelCNN(CausalImageNet, Component):
         first: Literal[3, 5, 7, 9] = opt(7, "kernel of the first layer")
         kernel: Literal[3, 5, 7] = opt(3, "kernel of the blocks")
         head: int = opt(128, "feature maps of the layer before the logits", low=1)
+        condition_blocks: int = opt(2, "residual blocks over a condition that is a grid of codes or an image", low=0)
 
     def __init__(self, config: Config, x: Field, vocab: int, cond: Mapping[str, Field] | None = None) -> None:
         super().__init__(x, vocab, "pixelcnn")
@@ -45,9 +47,15 @@ class PixelCNN(CausalImageNet, Component):
         self.first = _Masked(channels * self.read.features, 2 * width, config.first, True, channels)
         self.blocks = nn.ModuleList(_Block(width, config.kernel, channels) for _ in range(config.blocks))
         self.head = self.make_head(2 * width, config.head)
+        maps = {key: field for key, field in (cond or {}).items() if is_map(field)}
+        self.cond = Conditions(maps, 2 * width, "pixelcnn", (self.height, self.breadth), config.condition_blocks)
+
+    def given(self, n: int, cond: Mapping[str, Tensor], like: Tensor) -> Tensor:
+        return self.cond(n, cond, like)
 
     def features(self, x: Tensor, h: Tensor) -> Tensor:
         x = self.first(x)
+        x = x + h if h.ndim == x.ndim else x
         for block in self.stack:
             x = block(x)
         return x
@@ -61,8 +69,13 @@ class PixelCNN(CausalImageNet, Component):
         layers = [self.first, *(block.conv for block in self.stack)]
         if not lines:
             zeros = [h.new_zeros(len(h), layer.outputs) for layer in layers]
-            return tuple(Line((), (), (zero,) * self.breadth) for zero in zeros)
-        return tuple(layer.begin_row(line) for layer, line in zip(layers, lines, strict=True))
+            lines = tuple(Line((), (), (zero,) * self.breadth) for zero in zeros)
+        else:
+            lines = tuple(layer.begin_row(line) for layer, line in zip(layers, lines, strict=True))
+        if h.ndim == 2:
+            return lines
+        first = tuple(a + b for a, b in zip(lines[0].above, h.unbind(2), strict=True))
+        return (lines[0]._replace(above=first), *lines[1:])
 
     def pixel(self, lines: tuple[Line, ...], x: Tensor, column: int) -> tuple[Tensor, list[Tensor]]:
         x = self.first.pixel(lines[0], x, column)

@@ -46,34 +46,66 @@ class _Pending:
     vectors: Tensor  # (K, D)
 
 
-class Statistics(nn.Module):
-    """How the codes are used: raw zero-biased averages, and plain counts over the current and the last epoch."""
+class Usage(nn.Module):
+    """How often codes are used: plain counts over the current and the last epoch."""
 
-    counts: Tensor
-    sums: Tensor
-    steps: Tensor
     tally: Tensor
     whole: Tensor
     epoch: Tensor
 
-    def __init__(self, codes: int, dim: int) -> None:
+    def __init__(self, codes: int) -> None:
         super().__init__()
-        self.register_buffer("counts", torch.zeros(codes))
-        self.register_buffer("sums", torch.zeros(codes, dim))
-        self.register_buffer("steps", torch.zeros((), dtype=torch.long))
         self.register_buffer("tally", torch.zeros(codes, dtype=torch.long))  # this epoch so far
         self.register_buffer("whole", torch.zeros(codes, dtype=torch.long))  # the last whole epoch
         self.register_buffer("epoch", torch.zeros((), dtype=torch.long))  # vectors in an epoch, 0 = not known
+        self._seen: Tensor | None = None
+
+    @torch.no_grad()
+    def see(self, codes: Tensor) -> None:
+        """Count the codes of a micro-batch; `update` adds them."""
+        counts = torch.bincount(codes.flatten(), minlength=len(self.tally))
+        self._seen = counts if self._seen is None else self._seen + counts
+
+    def update(self) -> None:
+        """Add what was seen since the last call. Every process must call it."""
+        seen, self._seen = self._seen, None
+        self.count(core.all_reduce(torch.zeros_like(self.tally) if seen is None else seen))
+
+    def count(self, counts: Tensor) -> None:
+        """Add one step's counts."""
+        self.tally += counts
+        if 0 < int(self.epoch) <= int(self.tally.sum()):
+            self.whole.copy_(self.tally)
+            self.tally.zero_()
+
+    def now(self, pending: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Perplexity and share of codes in use, counted over the last whole epoch (before that: since the start)."""
+        counts = self.whole
+        if not counts.any():
+            fresh = self._seen if pending is None else pending.long()
+            counts = self.tally if fresh is None else self.tally + fresh
+        return perplexity(counts), (counts > 0).float().mean()
+
+
+class Statistics(Usage):
+    """How the codes are used, and raw zero-biased averages of that and of the vectors."""
+
+    counts: Tensor
+    sums: Tensor
+    steps: Tensor
+
+    def __init__(self, codes: int, dim: int) -> None:
+        super().__init__(codes)
+        self.register_buffer("counts", torch.zeros(codes))
+        self.register_buffer("sums", torch.zeros(codes, dim))
+        self.register_buffer("steps", torch.zeros((), dtype=torch.long))
 
     def add(self, counts: Tensor, sums: Tensor, decay: float) -> None:
         """One step's counts and sums."""
         self.counts.lerp_(counts, 1 - decay)
         self.sums.lerp_(sums, 1 - decay)
         self.steps += 1
-        self.tally += counts.long()
-        if 0 < int(self.epoch) <= int(self.tally.sum()):
-            self.whole.copy_(self.tally)
-            self.tally.zero_()
+        self.count(counts.long())
 
     def mass(self, decay: float) -> float:
         """What the averages' weights sum to: 1 − decayᵗ."""
@@ -162,12 +194,7 @@ class Quantiser(nn.Module):
 
     def usage(self) -> tuple[Tensor, Tensor]:
         """Perplexity and share of codes in use, counted over the last whole epoch (before that: since the start)."""
-        counts = self.statistics.whole
-        if not counts.any():
-            counts = self.statistics.tally
-            if self._pending is not None:
-                counts = counts + self._pending.counts.long()
-        return perplexity(counts), (counts > 0).float().mean()
+        return self.statistics.now(None if self._pending is None else self._pending.counts)
 
     def _nothing(self) -> _Pending:
         book = self.codebook.detach()

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from gencli.config import Component
-from gencli.core import Batch, Model, Rng, Spec
+from gencli.core import Batch, Field, Model, Rng, Spec
 from gencli.errors import GencliError
 from gencli.guidance._base import PLAIN, Guidance
 
@@ -30,6 +30,11 @@ class Frame:
     index: int
     total: int
     info: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+def without_guidance(cond: Batch, fields: Mapping[str, Field]) -> Batch:
+    """What is left of the conditions where guidance drops them: grids and images, of which x is a part, stay."""
+    return {key: value for key, value in cond.items() if len(fields[key].shape) > 1}
 
 
 class Sampler(Component):

@@ -4,13 +4,13 @@ Offers: sampler of NextToken
 
     x_{o(i)} ~ softmax(ℓ_i / T),   ℓ_i = ℓ(x_<i) + s (ℓ(x_<i | c) − ℓ(x_<i))
 
-`top_k` keeps the k likeliest values; `top_p` the fewest likeliest whose probabilities reach p (the likeliest always);
-both after the temperature T, as usual for language models. T = 0 takes the likeliest. Guidance s interpolates logits:
-1 is conditional and costs no second network, 0 is unconditional; without a condition that the model takes, s has no effect.
+`top_k` and `top_p` cut what is drawn from (`samplers/_tokens.py`). Guidance s interpolates logits: 1 is conditional and
+costs no second network, 0 is unconditional; without a condition that the model takes, s has no effect. Tokens that are
+kept (`known`, `keep`) stay as they are: the others are drawn given those before them, by the numbers they always have.
 
 Every row draws all of its uniform numbers at once and each token by inversion in float64, so that a row's sample does not
 depend on its batch. There is a frame for each row of an image; `info["entropy"]` is the predictive entropy in nats of
-every token so far, before temperature and truncation, with zeros where nothing is drawn yet.
+every token drawn so far, before temperature and truncation, with zeros where nothing is drawn (yet).
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from gencli.config import opt
 from gencli.core import Batch, Model, NextToken, Rng, Spec
 from gencli.guidance._base import PLAIN, Guidance
-from gencli.samplers._base import Frame, Sampler
+from gencli.samplers._base import Frame, Sampler, without_guidance
+from gencli.samplers._tokens import Given, Truncation
 
 
 class NextTokenSampler(Sampler):
@@ -34,10 +34,8 @@ class NextTokenSampler(Sampler):
     interface = NextToken
 
     @dataclass(frozen=True)
-    class Config:
-        temperature: float = opt(1.0, "divides the logits; 0 = always the likeliest value", low=0)
-        top_k: int = opt(0, "keep this many likeliest values; 0 = all", low=0)
-        top_p: float = opt(1.0, "keep the likeliest values up to this probability", low=0, high=1)
+    class Config(Truncation):
+        """Those of every sampler of tokens."""
 
     def frames(
         self, model: Model, spec: Spec, n: int, rng: Rng, cond: Batch, guidance: float | Guidance = PLAIN
@@ -48,36 +46,21 @@ class NextTokenSampler(Sampler):
         places, shape = cast(NextToken, model).order.tolist(), spec.x.shape
         exact = torch.device("cpu") if model.device.type == "mps" else model.device  # float64 is needed
         chance = rng.at("token").uniform((n, len(places)), torch.float64).to(exact)
-        x = torch.zeros(n, len(places), dtype=torch.long, device=model.device)
+        given, keep = Given.of(cond, n, shape, model.device)
+        x = given.clone()
         entropy = torch.zeros(n, len(places), dtype=torch.float64, device=exact)
         ends = _ends(shape)
         token: Tensor | None = None
         for i, place in enumerate(places):
             logits = walk(token).to(exact, torch.float64)
-            token = rng.multinomial(self.shape(logits), chance[:, i]).to(model.device)
+            drawn = rng.multinomial(self.config.probabilities(logits), chance[:, i]).to(model.device)
+            token = torch.where(keep[:, place], given[:, place], drawn)
             x[:, place] = token
-            entropy[:, place] = torch.special.entr(logits.softmax(-1)).sum(-1)
+            unsure = torch.special.entr(logits.softmax(-1)).sum(-1)
+            entropy[:, place] = unsure.masked_fill(keep[:, place].to(exact), 0.0)
             if i + 1 in ends:
                 info = {"entropy": entropy.view(n, *shape).clone()}
                 yield Frame(x.view(n, *shape).clone(), ends.index(i + 1), len(ends), info)
-
-    def shape(self, logits: Tensor) -> Tensor:
-        """Probabilities `(N, V)` after temperature, top-k and top-p."""
-        config = self.config
-        if config.temperature == 0:
-            return torch.zeros_like(logits).scatter_(1, logits.argmax(1, keepdim=True), 1.0)
-        logits = logits / config.temperature
-        if 0 < config.top_k < logits.shape[1]:
-            least = logits.topk(config.top_k).values[:, -1:]
-            logits = logits.masked_fill(logits < least, -torch.inf)
-        p = logits.softmax(-1)
-        if config.top_p < 1:
-            ranked, index = p.sort(descending=True, stable=True)
-            before = ranked.cumsum(-1) - ranked
-            keep = before < config.top_p
-            keep[:, 0] = True
-            p = p * torch.zeros_like(keep).scatter(1, index, keep)
-        return p
 
     def evaluations(self, model: Model, spec: Spec) -> int:
         return spec.x.size
@@ -85,10 +68,11 @@ class NextTokenSampler(Sampler):
 
 def _walk(model: Any, n: int, cond: Batch, scale: float) -> Callable[[Tensor | None], Tensor]:
     """`token -> logits` with the state, conditions and guidance inside."""
-    scale = scale if cond else 1.0  # with and without nothing are the same
+    kept = without_guidance(cond, model.spec.cond)
+    scale = scale if len(cond) > len(kept) else 1.0  # with and without nothing are the same
     states = [model.start(n, **cond)] if scale != 0.0 else []
     if scale != 1.0:
-        states.append(model.start(n))
+        states.append(model.start(n, **kept))
 
     def advance(token: Tensor | None) -> Tensor:
         made = []

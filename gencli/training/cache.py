@@ -36,7 +36,8 @@ class Encoded:
 def encoded(run: Run, items: Items, data_hash: str) -> Encoded:
     """`items` through the deterministic part of the run's learned codec, from the cache where it has them."""
     (learned,) = run.codecs
-    key = f"{mix(data_hash, len(items), learned.run.weights_hash()):016x}"  # type: ignore[attr-defined]
+    level = [one] if (one := learned.config.level) else []  # type: ignore[attr-defined]
+    key = f"{mix(data_hash, len(items), learned.run.weights_hash(), *level):016x}"  # type: ignore[attr-defined]
     path = home() / "cache" / "codes" / f"{key}.safetensors"
     with contextlib.suppress(OSError, SafetensorError):  # absent, or damaged and made again
         return Encoded(load_file(path))

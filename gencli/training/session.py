@@ -30,6 +30,7 @@ from gencli.data._base import Data
 from gencli.errors import GencliError
 from gencli.training import memory, track
 from gencli.training.settings import RESUMABLE, TrainConfig
+from gencli.training.sources import complete
 
 LOGGED = 5000
 OUTPUT_FLAGS = ("--debug", "--quiet", "-q", "--json")  # no part of what made a run
@@ -132,6 +133,7 @@ class Session:
         name: of the run; None = MODEL-DATA.
         codec_run: a saved run whose latents are the data.
         folder: an existing run to resume.
+        sources: saved runs that make the data's conditions when the new run is sampled.
     """
 
     def __init__(
@@ -142,6 +144,7 @@ class Session:
         name: str | None = None,
         codec_run: Run | None = None,
         folder: Path | None = None,
+        sources: Mapping[str, Run] | None = None,
     ) -> None:
         self.recipe, self.data, self.root = recipe, data, root
         self.train = parse(TrainConfig, recipe["train"], "train")
@@ -157,6 +160,7 @@ class Session:
                 self._check_data()
             nested = folder / "codec"
             self.codec_run = Run.load(nested) if nested.is_dir() else None
+            sources = {key: Run.load(folder / "sources" / key) for key in self.config.get("sources", [])}
         track.check(self.train.track)
         needs = memory.held(memory.blueprint(recipe, data.spec, self.codec_run), self.train)
         memory.refuse_too_large(recipe["model"]["name"], needs, hardware.default())
@@ -165,6 +169,7 @@ class Session:
         torch.manual_seed(mix(self.train.seed, "weights"))
         self.run = Run.build(recipe, data.spec, self.codec_run)
         self.run.config["recipe"] = recipe
+        self.run.sources = complete(self.run, sources or {}) if folder is None else dict(sources or {})
         if folder is None:
             wanted = safe_name(name or f"{recipe['model']['name']}-{data.name}")
             self.folder = broadcast(make_folder(root, wanted) if world().main else root / wanted)
@@ -178,6 +183,8 @@ class Session:
     def _fill_folder(self) -> None:
         if self.codec_run is not None:
             nest(self.codec_run, self.folder / "codec")
+        for key, source in self.run.sources.items():
+            nest(source, self.folder / "sources" / key)
         if hasattr(self.data, "index"):
             files.atomic_json(self.folder / "train" / "items.json", self.data.index)
         files.atomic_json(self.folder / "config.json", self.config)

@@ -119,8 +119,10 @@ def test_dropping_does_not_depend_on_micro_batches():
 
 
 def test_other_conditions_and_continuous_data_are_refused_by_name():
-    with pytest.raises(GencliError, match="'image'"):
-        tiny(CODES, {"image": Field("image", (1, 4, 4), range=(-1.0, 1.0))})
+    with pytest.raises(GencliError, match="'frames'"):
+        tiny(CODES, {"frames": Field("video", (2, 1, 4, 4), range=(-1.0, 1.0))})
+    with pytest.raises(GencliError, match="'top': its sides 3×3 are no multiple or part of those of x, 4×4"):
+        tiny(CODES, {"top": Field("codes", (3, 3), vocab=5)})
     with pytest.raises(GencliError, match="gated-pixelcnn models whole numbers, got latent"):
         tiny(Field("latent", (4, 4)))
 

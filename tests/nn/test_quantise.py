@@ -289,3 +289,27 @@ def test_k_means_finds_separated_clusters_even_with_fewer_vectors_than_codes():
     centres = kmeans(rows, 6, Rng.batch("k", total=1), rounds=20)
     assert torch.cdist(rows, centres).min(1).values.max() < 0.2
     assert kmeans(rows[:4], 9, Rng.batch("k", total=1)).isfinite().all()
+
+
+def test_another_implementation_takes_the_same_codes_and_gives_the_same_gradient():
+    other = pytest.importorskip("vector_quantize_pytorch").VectorQuantize(
+        dim=4, codebook_size=16, commitment_weight=0.25, rotation_trick=False
+    )
+    made = Quantiser(16, 4)
+    made.codebook.copy_(normal(16, 4))
+    other._codebook.embed.data.copy_(made.codebook[None])
+    z, pull = normal(3, 4, 5, 6, seed=1), normal(3, 4, 5, 6, seed=2)
+    grads = []
+    for ours in (True, False):
+        into = z.clone().requires_grad_()
+        if ours:
+            quantised = made(into)
+            values, codes, loss = quantised.values, quantised.codes, 0.25 * quantised.commitment.mean()
+        else:
+            values, codes, loss = other(into.movedim(1, -1).flatten(1, 2), freeze_codebook=True)
+            values, codes = values.movedim(-1, 1).view_as(z), codes.view(3, 5, 6)
+        ((values * pull).sum() + 100 * loss.sum()).backward()
+        grads.append((values.detach(), codes, loss.detach().sum(), into.grad))
+    assert torch.equal(grads[0][1], grads[1][1]) and len(grads[0][1].unique()) > 8
+    for one, two in zip(grads[0], grads[1], strict=True):
+        torch.testing.assert_close(one, two)

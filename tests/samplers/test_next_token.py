@@ -101,7 +101,9 @@ def test_colour_images_and_code_grids_have_a_frame_a_row_too():
 
 def test_temperature_top_k_and_top_p():
     def shape(**settings):
-        p = NextTokenSampler.make(settings).shape(torch.tensor([[0.15, 0.5, 0.05, 0.3]], dtype=torch.float64).log())
+        p = NextTokenSampler.make(settings).config.probabilities(
+            torch.tensor([[0.15, 0.5, 0.05, 0.3]], dtype=torch.float64).log()
+        )
         return (p / p.sum()).squeeze(0).tolist()
 
     assert shape() == pytest.approx([0.15, 0.5, 0.05, 0.3])
@@ -161,3 +163,26 @@ def test_multinomial_inverts_given_uniforms():
     p = torch.tensor([[0.0, 0.25, 0.75, 0.0]]).expand(5, 4)
     u = torch.tensor([0.0, 0.24, 0.26, 0.9, 1.0], dtype=torch.float64)
     assert Rng.rows(range(5)).multinomial(p, u).tolist() == [1, 1, 2, 2, 2]
+
+
+def test_kept_tokens_stay_and_the_others_are_drawn_given_them_by_their_own_numbers():
+    model = lively(GatedPixelCNN, SIX, NET, LABEL)
+    label = torch.tensor([0, 1, 2])
+    free = draw(model, 3, label=label)[-1].x
+    top = torch.zeros(3, 1, 6, 6, dtype=torch.bool)
+    top[:, :, :3] = True
+    same = draw(model, 3, label=label, known=free, keep=top)
+    assert torch.equal(same[-1].x, free), "given what it drew itself, the rest is what it was"
+    other = (free + 1) % 5
+    frames = draw(model, 3, label=label, known=other, keep=top)
+    final, entropy = frames[-1].x, frames[-1].info["entropy"]
+    assert all(torch.equal(frame.x[:, :, :3], other[:, :, :3]) for frame in frames)
+    assert not torch.equal(final[:, :, 3:], free[:, :, 3:]), "what is kept matters to what comes after it"
+    logits = model.logits(final.flatten(1), label=label).log_softmax(-1).view(3, 1, 6, 6, 5)
+    torch.testing.assert_close(entropy[:, :, 3:], -(logits.exp() * logits).sum(-1)[:, :, 3:])
+    assert not entropy[:, :, :3].any()
+
+
+def test_with_every_token_kept_nothing_is_drawn():
+    known = torch.tensor([[[[1, 3], [0, 2]]]])
+    assert torch.equal(draw(Chain(), 1, known=known, keep=torch.ones_like(known).bool())[-1].x, known)

@@ -90,7 +90,7 @@ class AutoregressiveModel(Model):
 
 
 class ImageAutoregressiveModel(AutoregressiveModel):
-    """Over images `(C, H, W)` or grids `(h, w)` in raster order, channels innermost; the network keeps caches.
+    """Over images `(C, H, W)` or grids `(h, w)` in raster order, channels innermost, or in the network's own; it keeps caches.
 
     A subclass's Config has `net`, a network of role `sequence`.
     """
@@ -103,7 +103,8 @@ class ImageAutoregressiveModel(AutoregressiveModel):
         self.net: Any = config.net.build(spec.x, self.vocab, self.spec.cond)
         places = torch.arange(spec.x.size).view(shape)
         order = places.movedim(0, -1) if len(shape) == 3 else places
-        self.register_buffer("_order", order.flatten(), persistent=False)
+        own = getattr(self.net, "order", order.flatten())  # a network that reads in another order says so
+        self.register_buffer("_order", own, persistent=False)
 
     @property
     def order(self) -> Tensor:

@@ -4,11 +4,12 @@ Offers: sample, exact density
 
     p(x | h) = Π_i p(x_i | x_<i, h),  every factor a softmax over the values of a sub-pixel
 
-The network's two gated stacks (`gencli/networks/gated_pixelcnn.py`) have no blind spot; h is a class label, a vector, or
-nothing. x is `(C, H, W)` pixels or `(h, w)` codes, whole numbers in 0 … V−1. Ours: labels are dropped with the probability
-`label_dropout`, so that one model serves with and without a class, and with guidance.
+The network's two gated stacks (`gencli/networks/gated_pixelcnn.py`) have no blind spot; h is a class label, a vector, a
+grid of codes, an image, several of these, or nothing. x is `(C, H, W)` pixels or `(h, w)` codes, whole numbers in 0 … V−1.
+Ours: labels are dropped with the probability `label_dropout`, so that one model serves with and without a class, and with
+guidance.
 
-Raises GencliError for continuous data and for conditions that are neither labels nor vectors.
+Raises GencliError for continuous data and for conditions that are none of these.
 """
 
 from __future__ import annotations

@@ -1,0 +1,1 @@
+"""Masked models: all tokens at once from partly masked ones."""

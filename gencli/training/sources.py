@@ -1,0 +1,79 @@
+"""Sources: the runs that make a run's conditions when it is sampled, chosen when it is trained and nested in its folder.
+
+A prior of the bottom codes of a hierarchy is given the top codes: in training the codec makes them of the data, in sampling
+a source draws them. A source brings along what it was given itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from gencli.bundle import Run
+from gencli.core import Field
+from gencli.errors import GencliError
+
+
+def complete(run: Run, given: Mapping[str, Run]) -> dict[str, Run]:
+    """The sources of a new run: those given and, where they lack one, that of another source.
+
+    Args:
+        run: just built.
+        given: saved runs by condition.
+
+    Raises:
+        GencliError: a source's key or samples fit no condition, a level above has no source, or the model ignores it.
+    """
+    for key, source in given.items():
+        _check(run, key, source)
+    needed = [key for codec in run.codecs for key in getattr(codec, "above", ())]
+    made = dict(given)
+    for key in needed:
+        inner = next((source.sources[key] for source in given.values() if key in source.sources), None)
+        if key not in run.model.spec.cond:
+            level, model = _learned(run).config.level, run.config["recipe"]["model"]["name"]
+            raise GencliError(
+                f"model {model} takes no conditions, and the codes '{level}' depend on those of '{key}'",
+                "choose a conditional model such as gated-pixelcnn",
+            )
+        if key not in made and inner is not None:
+            made[key] = inner
+        if key not in made:
+            codec = f"{_learned(run).name}:{key}"
+            raise GencliError(
+                f"the condition '{key}' has no source, so the new run could not be sampled",
+                f"train a prior of {codec} first (gencli train gated-pixelcnn --codec {codec}), then give --source {key}=RUN",
+            )
+    return made
+
+
+def _check(run: Run, key: str, source: Run) -> None:
+    """Refuse a source that does not make what the condition `key` holds."""
+    field = run.spec.cond.get(key)
+    if field is None:
+        has = ", ".join(run.spec.cond) or "none"
+        raise GencliError(f"--source {key}={source.name}: there is no condition '{key}'", f"the conditions are: {has}")
+    makes = [space for space in (source.spec.x, source.data_spec.x) if space == field]
+    if not makes:
+        raise GencliError(
+            f"--source {key}={source.name}: '{key}' is {_said(field)}, the run makes {_said(source.spec.x)}",
+            f"give a run that makes '{key}', such as a prior over the same codes",
+        )
+    source.default_sampler()
+    ours, theirs = _learned(run), _learned(source)
+    if ours is not None and key in ours.above and not (theirs and theirs.run.weights_hash() == ours.run.weights_hash()):
+        whose = f"of run {theirs.name}" if theirs else "of no codec"
+        raise GencliError(
+            f"--source {key}={source.name}: its codes are those {whose}, needed are those of run {ours.name}",
+            f"give a prior trained with --codec {ours.name}:{key}",
+        )
+
+
+def _learned(run: Run) -> Any:
+    """The run's learned codec, or None."""
+    return next((codec for codec in run.codecs if hasattr(codec, "above")), None)
+
+
+def _said(field: Field) -> str:
+    values = f" of {field.vocab} values" if field.vocab else ""
+    return f"{field.kind} {field.shape}{values}"
