@@ -56,7 +56,14 @@ _FLAGS = [
     Flag("split", ("--split",), str, "train or test items as the reference", "What", shown="test"),
     Flag("n", ("-n", "--number"), int, "samples", "What", shown="min(reference, 2048)"),
     Flag("floor", ("--floor",), bool, "also between two halves of the real data", "What", default=False),
-    Flag("features", ("--features",), str, "gencli, inception, dinov2, clip, random, pixels, or a path", "Features", shown="gencli"),
+    Flag(
+        "features",
+        ("--features",),
+        str,
+        "gencli, inception, dinov2, clip, random, pixels, or a path",
+        "Features",
+        shown="gencli",
+    ),
     Flag(
         "protocol",
         ("--protocol",),

@@ -147,7 +147,10 @@ def _of_models(values: dict[str, Any]) -> tuple[list[Row], Book]:
             families.check_fits(entry, opened)
         contest = _contest(values, opened(families.labelled(families.whole_table(data, size))))
     default = Path("comparisons") / f"{contest.data.name}-{given.amount:g}{given.unit}"
-    book = Book(Path(values.get("out", default)), {**contest.facts(), "budget": given.amount if given.unit == "s" else str(given)})
+    book = Book(
+        Path(values.get("out", default)),
+        {**contest.facts(), "budget": given.amount if given.unit == "s" else str(given)},
+    )
     for note in contest.data.notes:
         console.say(note)
     missing = [entry for entry in entries if book.find(entry.name) is None]

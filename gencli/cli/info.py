@@ -108,7 +108,8 @@ def _run(found: runs.Found) -> None:
             f"{data['name']} · {data['items']['train']} train · {data['items']['test']} test · hash {data['hash']}",
         ],
         ["classes", ", ".join(data["spec"]["cond"].get("label", {}).get("names", [])) or "none"],
-        ["codec", config.get("codec") or "none"],
+        ["codec", _codec(config)],
+        *([["sources", _sources(found, config)]] if config.get("sources") else []),
         ["weights", "yes" if found.ready else "not yet"],
     ]
     console.table(rows, ["fact", "value"])
@@ -116,6 +117,19 @@ def _run(found: runs.Found) -> None:
     for line in _evaluations(found):
         console.show(line)
     console.following(f"gencli sample {found.name}")
+
+
+def _codec(config: dict[str, Any]) -> str:
+    """The codec's run and, where it has several, the level whose codes are modelled."""
+    levels = [table["level"] for table in config["recipe"].get("codecs") or [] if table.get("level")]
+    return ":".join([config.get("codec") or "none", *levels])
+
+
+def _sources(found: runs.Found, config: dict[str, Any]) -> str:
+    """Which run makes which condition."""
+    from gencli.bundle import read_config
+
+    return ", ".join(f"{key}={read_config(found.path / 'sources' / key)['name']}" for key in config["sources"])
 
 
 def _evaluations(found: runs.Found) -> list[str]:

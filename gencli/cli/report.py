@@ -103,7 +103,8 @@ def _page(compared: Path | None, found: runs.Found | None) -> Page:
         from gencli.report.comparison import of_comparison
 
         return of_comparison(compared)
+    from gencli.report import codebook
     from gencli.report.page import of_run
 
     assert found is not None, "there is a comparison or a run"
-    return of_run(found.path, found.shipped)
+    return of_run(found.path, found.shipped, seen=codebook.of_run(found.path))

@@ -14,7 +14,7 @@ import typer.main
 from typer.core import TyperGroup
 
 from gencli import files, registry, runs
-from gencli.cli import console, guiding
+from gencli.cli import completing, console, guiding
 from gencli.cli.options import Flag, build, chosen_value, flag_of, nested
 from gencli.config import settings
 from gencli.errors import GencliError
@@ -119,13 +119,22 @@ _FIXED = [
         complete=guiding.run_names,
     ),
     Flag("sampler", ("--sampler",), str, "the sampler, when NAME is a run or model", "What", shown="the run's own"),
-    Flag("n", ("-n", "--number"), int, "how many", "What", shown="16"),
+    Flag("n", ("-n", "--number"), int, "how many; with --input, of each", "What", shown="16; with --input 4"),
     Flag("seed", ("--seed",), int, "seed of the first; the next has the next seed", "What", shown="0"),
     Flag("seeds", ("--seeds",), str, "seeds one by one: 0-63 or 3,5,8", "What"),
     Flag("classes", ("--class",), str, "names or ids, comma-separated, used in turn", "What", shown="all in turn"),
+    *completing.FLAGS,
     *guiding.FLAGS,
     Flag(
         "trajectory", ("--trajectory",), bool, "also write the way there as an animated WebP", "Output", default=False
+    ),
+    Flag(
+        "attention",
+        ("--attention",),
+        bool,
+        "also draw what each token of the first image takes from each, in every block and head of a transformer",
+        "Output",
+        default=False,
     ),
     Flag(
         "timesteps",
@@ -137,16 +146,24 @@ _FIXED = [
     ),
     Flag("show", ("--show",), bool, "draw the grid in the terminal", "Output", default=False),
     Flag("out", ("--out",), str, "folder", "Output", shown="samples/RUN/SAMPLER-STEPS-SEED"),
+    Flag(
+        "npz",
+        ("--npz",),
+        bool,
+        "also write samples.npz: uint8 (N, height, width, channels), and the classes",
+        "Output",
+        default=False,
+    ),
     Flag("overwrite", ("--overwrite",), bool, "write over files that are there", "Output", default=False),
     Flag("batch", ("--batch-size",), int, "images computed together", "Compute", shown="64"),
     Flag("exact", ("--exact",), bool, "bit-equal images whatever -n, by padded batches", "Compute", default=False),
 ]
 
 
-def parse_seeds(values: dict[str, Any]) -> list[int]:
-    """`--seeds 0-63` or `3,5,8`; or `--seed` and `-n`."""
+def parse_seeds(values: dict[str, Any], number: int = 16) -> list[int]:
+    """`--seeds 0-63` or `3,5,8`; or `--seed` and `-n`, which is `number` where it is not given."""
     if "seeds" not in values:
-        number = values.get("n", 16)
+        number = values.get("n", number)
         if number < 1:
             raise GencliError(f"-n is {number}", "give 1 or more")
         first = values.get("seed", 0)
@@ -205,18 +222,33 @@ def run_command(name: str, values: dict[str, Any]) -> None:
         spent,
         steps_of,
     )
+    from gencli.evaluation.rejection import only
+    from gencli.report.drawn import moving, save_attention
+    from gencli.report.kinds import writer
 
+    completing.check_flags(values)
     found, sampler_name = resolve(name, values.get("checkpoint"), values.get("sampler"))
     run = Run.load(found.path, device.default())
     table = nested({key.removeprefix("sampler."): value for key, value in values.items() if key.startswith("sampler.")})
     sampler = run.sampler(sampler_name, table)
+    if values["attention"]:
+        completing.check_attention(run)
+    if values["npz"] and run.data_spec.x.kind != "image":
+        raise GencliError(f"--npz is of images, run {run.name} makes {run.data_spec.x.kind}", "leave it out")
     if values["timesteps"]:
         if world().main:
             _timesteps(run, sampler)
         return
-    seeds = parse_seeds(values)
+    seeds = parse_seeds(values, completing.EACH if "input" in values else 16)
     guidance = guiding.guidance_of(values, run)
-    cond = labels_for(run, seeds, parse_classes(values.get("classes"), run, guidance), guidance)
+    named = None if completing.without_class(values, run) else values.get("classes")
+    classes = parse_classes(named, run, guidance)
+    completion = completing.Completing.of(values, run, sampler, len(seeds))
+    rejection = completing.Rejecting.of(values, run, seeds, guidance)
+    seeds = rejection.seeds if rejection else seeds
+    cond = labels_for(run, seeds, classes, guidance) if classes or not completion else {}
+    if completion:
+        seeds, cond = completion.asked(run, seeds, cond)
     micro = values.get("batch", 64)
     if micro < 1:
         raise GencliError(f"--batch-size is {micro}", "give 1 or more")
@@ -229,10 +261,14 @@ def run_command(name: str, values: dict[str, Any]) -> None:
         return
     steps, calls = cost(run, request)
     each = steps_of(run, sampler)
-    folder = _folder(values, run.name, f"{sampler.public_name()}-{each}-{seeds[0]}")
+    part = completion.name if completion else each
+    folder = _folder(values, run.name, f"{sampler.public_name()}-{part}-{seeds[0]}")
     guided = "".join(f" · {key} {name}" for key, name in guiding.names_of(request.guidance))
+    guided += f" · {completion.what}" if completion else ""
     what = f"sampler {sampler.public_name()} · checkpoint {run.name} · {each} steps{guided}"
     console.say(f"{what} · {len(seeds)} images · {calls} network evaluations")
+    for note in completion.completion.notes if completion else []:
+        console.say(f"note: {note}")
     began = time.perf_counter()
     done = []
     with console.task("sampling", steps, "steps") as task:
@@ -241,20 +277,35 @@ def run_command(name: str, values: dict[str, Any]) -> None:
             if progress.chunk is not None:
                 done.append(progress)
     seconds = time.perf_counter() - began
-    made = torch.cat([progress.chunk for progress in done if progress.chunk is not None])
     facts = {**receipt(run, request), "seconds": round(seconds, 3)}
+    rows: list[dict[str, Any]] = [{} for _ in seeds]
+    if completion:
+        done, rows = completion.done(done), completion.rows()
+        facts |= completion.facts()
+    if rejection:
+        scores, kept = rejection.judged(done, cond)
+        facts |= rejection.facts(scores, kept)
+        done, seeds = only(done, kept), [seeds[i] for i in kept]
+        cond, rows = {key: value[kept] for key, value in cond.items()}, rejection.rows(scores[kept].exp().tolist())
+        console.say("kept {} of {}: {}".format(len(seeds), len(scores), rejection.words(facts["rejection"])))
+    made = torch.cat([progress.chunk for progress in done if progress.chunk is not None])
     if taken := spent(done):
         facts["evaluations"] = taken
         console.say("an image took {mean:g} evaluations, from {least} to {most}".format(**taken))
-    write(run, folder, made, seeds, cond, facts)
+    sheet = completion.sheet(made) if completion else (made, None)
+    write(run, folder, made, seeds, cond, facts, rows, sheet)
+    if values["npz"]:
+        writer("image").save_array(folder / "samples.npz", made, cond.get("label"))
     if values["trajectory"]:
-        _animate(run, folder, done)
+        moving(run.data_spec.x.kind, folder, done)
+    if values["attention"]:
+        save_attention(folder / "attention.png", completing.attention_of(run, made[:1], cond))
     if values["show"]:
-        _show(run, made)
+        _show(run, *sheet)
     console.document(run=run.name, images=len(seeds), seconds=round(seconds, 3))
     console.say(f"{len(seeds)} images in {console.clock(seconds)}")
     console.result(folder)
-    console.following(f"gencli eval fid -c {run.name}")
+    console.following(f"gencli report {run.name}" if completion else f"gencli eval fid -c {run.name}")
 
 
 def _folder(values: dict[str, Any], run: str, name: str) -> Path:
@@ -272,21 +323,32 @@ def _folder(values: dict[str, Any], run: str, name: str) -> Path:
     return folder
 
 
-def write(run: Any, folder: Path, items: Any, seeds: list[int], cond: dict[str, Any], facts: dict[str, Any]) -> None:
-    """Grid, numbered items and the receipt."""
+def write(
+    run: Any,
+    folder: Path,
+    items: Any,
+    seeds: list[int],
+    cond: dict[str, Any],
+    facts: dict[str, Any],
+    rows: list[dict[str, Any]],
+    sheet: tuple[Any, int | None],
+) -> None:
+    """Grid, numbered items and the receipt; `rows` are more facts of the items, `sheet` is the grid and its columns."""
     from gencli import __version__
     from gencli.evaluation.receipts import of_making
     from gencli.report.kinds import writer
 
     kind = writer(run.data_spec.x.kind)
     names = kind.save_items(folder, items, [f"{i:05d}" for i in range(len(items))])
-    kind.save_grid(folder / "grid.png", items)
-    rows = [
-        {"file": Path(file).name, "seed": seed, **{key: int(value[i]) for key, value in cond.items()}}
+    shown, columns = sheet
+    kind.save_grid(folder / "grid.png", shown, **({} if columns is None else {"columns": columns}))
+    numbers = {key: value for key, value in cond.items() if value.ndim == 1}
+    told = [
+        {"file": Path(file).name, "seed": seed, **{key: int(value[i]) for key, value in numbers.items()}, **rows[i]}
         for i, (file, seed) in enumerate(zip(names, seeds, strict=True))
     ]
     codec = "float array" if run.data_spec.x.kind == "points" else "PNG"
-    document = {"schema": 1, "gencli": __version__, **facts, **of_making(run), "file_codec": codec, "items": rows}
+    document = {"schema": 1, "gencli": __version__, **facts, **of_making(run), "file_codec": codec, "items": told}
     files.atomic_write(folder / "samples.json", (json.dumps(document, indent=1) + "\n").encode())
 
 
@@ -306,41 +368,7 @@ def _timesteps(run: Any, sampler: Any) -> None:
     console.following("gencli " + shlex.join(["sample", *(a for a in console.state.args if a != "--print-timesteps")]))
 
 
-def _animate(run: Any, folder: Path, done: list[Any]) -> None:
-    """The frames of all micro-batches side by side, as one animation; beside them the noisy x, where there is one."""
-    import torch
-
-    from gencli.report.kinds import writer
-
-    kind = writer(run.data_spec.x.kind)
-
-    def together(pick: Any) -> list[Any]:
-        return [torch.cat([pick(chunk, i) for chunk in done])[: kind.MOVING] for i in range(len(done[0].frames))]
-
-    frames = together(lambda chunk, i: chunk.frames[i])
-    if "noisy" in done[0].info[0]:
-        noisy = together(lambda chunk, i: chunk.info[i]["noisy"])
-        sigmas = [float(info["sigma"].max()) for info in done[0].info]
-        kind.save_denoising(folder / "trajectory.webp", noisy, frames, sigmas)
-    else:
-        kind.save_animation(folder / "trajectory.webp", frames)
-    if "entropy" in done[0].info[0]:
-        _entropies(folder, done)
-
-
-def _entropies(folder: Path, done: list[Any]) -> None:
-    """How unsure the model was at each position, brightest where least sure, in the order it filled them."""
-    import torch
-
-    from gencli.report.kinds import writer
-
-    maps = [torch.cat([chunk.info[i]["entropy"] for chunk in done])[:64] for i in range(len(done[0].info))]
-    top = max(float(m.max()) for m in maps) or 1.0
-    grey = [(m / top * 255).round().to(torch.uint8).reshape(len(m), -1, *m.shape[-2:])[:, :1] for m in maps]
-    writer("image").save_animation(folder / "entropy.webp", grey)
-
-
-def _show(run: Any, items: Any) -> None:
+def _show(run: Any, items: Any, columns: int | None) -> None:
     from gencli.report.kinds import writer
 
     if run.data_spec.x.kind != "image":
@@ -348,4 +376,4 @@ def _show(run: Any, items: Any) -> None:
     kind = writer("image")
     if console.state.quiet or console.state.json:
         return
-    console.picture(kind.half_blocks(kind.grid(items, scale=1)))
+    console.picture(kind.half_blocks(kind.grid(items, columns, scale=1)))

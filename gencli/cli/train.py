@@ -144,9 +144,18 @@ _RUN = [
         "codec",
         ("--codec",),
         str,
-        "train on the latents of this run (newest of a model, a run's name, or a folder)",
+        "train on the latents of this run (newest of a model, a run's name, or a folder); RUN:LEVEL of one with levels",
         "Run",
         complete=_run_names,
+    ),
+    Flag(
+        "source",
+        ("--source",),
+        list[str],
+        "the run that makes a condition when the new run is sampled; once for each condition",
+        "Run",
+        default=[],
+        metavar="KEY=RUN",
     ),
     Flag("resume", ("--resume",), str, "continue the newest run of this model, or RUN", "Run", metavar="[RUN]"),
     Flag("name", ("--name",), str, "the run's name", "Run", shown="MODEL-DATA"),
@@ -170,10 +179,13 @@ def run(name: str, values: dict[str, Any]) -> None:
     from gencli.training.session import Session, refuse_changes, resolve
 
     own: dict[str, Any] = {
-        key: values.pop(key) for key in ("data", "codec", "resume", "name", "out", "smoke", "plan") if key in values
+        key: values.pop(key)
+        for key in ("data", "codec", "source", "resume", "name", "out", "smoke", "plan")
+        if key in values
     }
     given = {key: nested(_under(key, values)) for key in ("model", "data", "train")}
     old = _to_resume(name, own["resume"]) if "resume" in own else None
+    sources = _sources(own.get("source", []), old)
     base, codec_run = (dict(old.config["recipe"]), None) if old else _fresh(name, own)
     if "data" in own:
         base["data"] = merge(base["data"], _data_table(own["data"]))
@@ -182,11 +194,12 @@ def run(name: str, values: dict[str, Any]) -> None:
     changes = refuse_changes(resolve(old.config["recipe"]), table, old.name) if old else []
     root = Path(own.get("out", "checkpoints"))
     if own.get("plan"):
-        return plan.show(table, data, root, _codec_of(old) if old else codec_run, old.config["step"] if old else 0)
+        codec_run, done = (_codec_of(old), old.config["step"]) if old else (codec_run, 0)
+        return plan.show(table, data, root, codec_run, done, _sources_of(old) if old else sources)
     with console.hook() as data.progress:
         with main_first():
             notes = [*data.notes, *changes]
-        session = Session(table, data, root, own.get("name"), codec_run, old.path if old else None)
+        session = Session(table, data, root, own.get("name"), codec_run, old.path if old else None, sources)
     _watch(session, notes, name)
 
 
@@ -202,10 +215,42 @@ def _fresh(name: str, own: dict[str, Any]) -> tuple[dict[str, Any], Any]:
     base.setdefault("data", {"name": "digits"})
     if "codec" not in own:
         return base, None
-    codec_run = Run.load(runs.named(own["codec"], as_codec=True).path)
+    wanted, level = _levelled(own["codec"])
+    codec_run = Run.load(runs.named(wanted, as_codec=True).path)
     base["data"] = codec_run.config["recipe"]["data"]
     base.pop("codecs", None)
+    if level:
+        base["codecs"] = [{"name": "learned", "level": level}]
     return base, codec_run
+
+
+def _levelled(codec: str) -> tuple[str, str]:
+    """`RUN:LEVEL` in two; a folder may have a colon of its own."""
+    name, _, level = codec.rpartition(":")
+    return (codec, "") if not name or not level.isidentifier() or runs.find(codec) else (name, level)
+
+
+def _sources(given: list[str], old: runs.Found | None) -> dict[str, Any]:
+    """The runs of `KEY=RUN`, loaded."""
+    from gencli.bundle import Run
+
+    if given and old:
+        raise GencliError(f"--source {given[0]}: run {old.name} keeps the sources that it has", "leave --source out")
+    made: dict[str, Any] = {}
+    for text in given:
+        key, _, name = text.partition("=")
+        if not key or not name or key in made:
+            why = "gives that condition twice" if key in made else "is not KEY=RUN"
+            raise GencliError(f"--source {text} {why}", "give a condition and a run, such as --source top=RUN")
+        made[key] = Run.load(runs.named(name).path)
+    return made
+
+
+def _sources_of(run: runs.Found) -> dict[str, Any]:
+    """The sources inside a run's folder."""
+    from gencli.bundle import Run
+
+    return {key: Run.load(run.path / "sources" / key) for key in run.config.get("sources", [])}
 
 
 def _codec_of(run: runs.Found) -> Any:
@@ -314,12 +359,22 @@ def _next(session: Any) -> str:
     from gencli.core import Classifier
 
     if any(isinstance(session.run.model, interface) for interface, _ in DEFAULT_SAMPLERS):
-        return f"gencli sample {_called(session.folder)}"
+        return _below(session) or f"gencli sample {_called(session.folder)}"
     if getattr(session.run.model, "clean_only", False):
         return f"gencli eval accuracy -c {_called(session.folder)}"
     if isinstance(session.run.model, Classifier):
         return _guided_by(_called(session.folder))
-    return f"gencli train gated-pixelcnn --codec {_called(session.folder)}"
+    level = next((f":{name}" for name in getattr(session.run.model, "levels", {})), "")
+    return f"gencli train gated-pixelcnn --codec {_called(session.folder)}{level}"
+
+
+def _below(session: Any) -> str:
+    """The prior of the next level, after that of one which is not the last."""
+    learned = next((codec for codec in session.run.codecs if getattr(codec, "below", None)), None)
+    if learned is None:
+        return ""
+    codec = f"--codec {learned.name}:{learned.below} --source {learned.config.level}={_called(session.folder)}"
+    return f"gencli train {session.recipe['model']['name']} {codec}"
 
 
 def _guided_by(classifier: str) -> str:

@@ -13,6 +13,7 @@ import torch
 
 from gencli import __version__, files, registry
 from gencli.bundle import Run
+from gencli.codecs.learned import Learned
 from gencli.config import Part, as_dict
 from gencli.core import Likelihood, Rng, broadcast, world
 from gencli.data._base import Data
@@ -229,7 +230,8 @@ def codec_of(data: Data, plan: Plan) -> dict[str, str]:
 def measure(metrics: Sequence[tuple[str, ModelMetric]], run: Run, data: Data, plan: Plan) -> list[Result]:
     """Every metric of models on the held-out items."""
     items = data.split(plan.split)
-    if data.resampled and any(metric.needs is Likelihood for _, metric in metrics):
+    of_pixels = not any(isinstance(codec, Learned) for codec in run.codecs)  # bits of codes are of the codes
+    if data.resampled and of_pixels and any(metric.needs is Likelihood for _, metric in metrics):
         raise GencliError(
             f"bits/dim of enlarged {data.name} would measure the enlarging, not the model",
             "train on their native size: --image-size 8",

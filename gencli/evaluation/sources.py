@@ -35,7 +35,7 @@ from gencli.metrics._features import Extractor
 
 BATCH = 256
 RECEIPT = "samples.json"
-PICTURES = ("grid", "entropy", "trajectory")  # beside the samples, not among them
+PICTURES = ("grid", "entropy", "trajectory", "order", "confidence", "attention")  # beside the samples, not among them
 ARRAY = "uint8 array"
 OWN = ("schema", "items", "seconds", "evaluations", "network_evaluations", "batch", "file_codec", "gencli")
 

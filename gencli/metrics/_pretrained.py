@@ -153,7 +153,9 @@ def load(folder: Path, kind: Kind) -> Any:
         import_torchvision()  # which transformers imports too
         import transformers
     except ImportError:
-        raise GencliError(f"features {kind.name} need the package transformers", "pip install 'gencli[features]'") from None
+        raise GencliError(
+            f"features {kind.name} need the package transformers", "pip install 'gencli[features]'"
+        ) from None
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     if not (folder / "model.safetensors").is_file():

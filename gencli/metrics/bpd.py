@@ -18,9 +18,11 @@ What a bound is stands in the note: a model says by `estimate(samples)` what its
 `IWAE-64`); a density of dequantised data is averaged over `draws` of the noise, `dequantised bound, 4 draws`. The interval is
 over items and holds the noise of the draws.
 
-Codecs that lose information (a learned codec; fewer grey levels than the data's) leave only the likelihood of what
-remains: bits of the codes per dimension of the data. The result is then called `bpd[codes]`, and is no likelihood of the
-data. Whether they do is measured: items are encoded, decoded and compared.
+A learned codec, and one that loses information (fewer grey levels than the data's), leave only the likelihood of what
+remains: bits of the codes per dimension of the data. The result is then called `bpd[codes]`, its kind is `codes`, and it is
+no likelihood of the data, however exact. Codes and latents are known by the kind of the field that the model sees; whether
+another codec loses anything is measured: items are encoded, decoded and compared. Bits of codes are comparable between
+priors over the same codec only, whose hash is among the facts.
 
 Raises: GencliError for a model without a likelihood, and for one that is not a number somewhere.
 """
@@ -71,7 +73,8 @@ class Bpd(ModelMetric):
 
     def __call__(self, run: Run, data: Items, rng: Rng, n: int | None = None, batch_size: int = 64) -> Value:
         judged = self.judged(run)
-        seed, scores, lossy = base_seed(rng, "bpd"), [], False
+        seed, scores = base_seed(rng, "bpd"), []
+        coded = lossy = is_coded(run)
         for indices in spread(len(data), n).split(batch_size):
             raw = data.batch(indices)
             bits, same = self.bits(run, raw, item_rows(seed, indices, run.model), judged)
@@ -82,16 +85,17 @@ class Bpd(ModelMetric):
             bad = int((~torch.isfinite(each)).sum())
             raise GencliError(f"the likelihood of {bad} of {len(each)} items is not finite", "check the run")
         mean, error, interval = mean_with_error(each.numpy())
-        estimate = self.estimate(judged)
+        estimate, size = self.estimate(judged), raw["x"][0].numel()
+        words = ["bits of the codes, not of the data" + (f": {_of_codes(run, mean * size)}" if coded else "")] * lossy
         return Value(
             name="bpd[codes]" if lossy else "bpd",
             value=mean,
             interval=interval,
             n=len(each),
-            unit="bits/dim",
+            unit="bits of codes/dim" if lossy else "bits/dim",
             better="lower",
-            kind=kind_of(judged),
-            note=". ".join(filter(None, [estimate, "codes, not data: the codec loses information" if lossy else ""])),
+            kind="codes" if lossy else kind_of(judged),
+            note=". ".join(filter(None, [estimate, *words])),
             facts={
                 "standard_error": error,
                 "likelihood": judged.likelihood,
@@ -100,7 +104,8 @@ class Bpd(ModelMetric):
                 "lossy": lossy,
                 "samples": self.config.samples,
                 "draws": self.config.draws,
-                "dimensions": raw["x"][0].numel(),
+                "dimensions": size,
+                **(_facts(run, mean * size) if coded else {}),
             },
         )
 
@@ -164,6 +169,28 @@ def is_mass(model: Any) -> bool:
     """Whether `log_prob` is the log of a probability, not of a density: the model's word, else from its data."""
     x = model.spec.x
     return bool(getattr(model, "mass", x.vocab is not None and x.range is None))
+
+
+def is_coded(run: Run) -> bool:
+    """Whether the model sees a learned codec's codes or latents, so that no number is a likelihood of the data."""
+    return run.spec.x.kind in ("codes", "latent")
+
+
+def _facts(run: Run, bits: float) -> dict[str, Any]:
+    """Of codes: how many, of how many values, what one takes, and which codec made them."""
+    made = {"codes": run.spec.x.size, "vocab": run.spec.x.vocab, "bits_of_codes": bits}
+    learned = [codec.run for codec in run.codecs if hasattr(codec, "run")]
+    return {**made, "codec": [inner.weights_hash() for inner in learned if inner.path is not None]}
+
+
+def _of_codes(run: Run, bits: float) -> str:
+    """`16 codes take 60.0 bits, 3.75 each of at most 4` for a reader who would take the number for bits of pixels."""
+    x = run.spec.x
+    if x.vocab is None:
+        return f"{x.size} numbers of a latent take {bits:.1f} bits"
+    return (
+        f"{x.size} codes take {bits:.1f} bits, {bits / x.size:.2f} each; {math.log2(x.vocab):.2f} where all are alike"
+    )
 
 
 def _dequantised(model: Any) -> bool:

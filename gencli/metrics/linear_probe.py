@@ -77,7 +77,8 @@ def predicted(
 
     if len(np.unique(labels)) < 2:
         raise GencliError(
-            "a linear classifier tells classes apart, all items that it is fitted to have one", "use data of several classes"
+            "a linear classifier tells classes apart, all items that it is fitted to have one",
+            "use data of several classes",
         )
     mean, scale = fit.mean(0), fit.std(0)
     kept = scale > 1e-12 * max(1.0, float(np.abs(fit).max()))

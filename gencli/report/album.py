@@ -6,10 +6,13 @@ import base64
 import io
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gencli import files
 from gencli.report.markup import Markup, element
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 ROOM = 4_500_000  # characters of all pictures
 MOST_FRAMES = 24
@@ -49,6 +52,12 @@ class Album:
             self.problems.append(f"{path.name} is no picture that can be read ({type(error).__name__}) and left out")
             return None
         return self._held(content, kind, size, alt, path.name)
+
+    def drawn(self, image: Image, name: str, alt: str) -> Markup | None:
+        """A picture that is in no file; None where there is no room."""
+        out = io.BytesIO()
+        image.save(out, "PNG")
+        return self._held(out.getvalue(), "image/png", image.size, alt, name)
 
     def files(self, pairs: Sequence[tuple[str, Path]], alt: str) -> list[tuple[str, Markup]]:
         """Captions with their pictures, evenly chosen where there are many, the last for sure if any."""

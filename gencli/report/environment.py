@@ -22,8 +22,8 @@ NEEDED = (
     *("pillow", "clean-fid", "matplotlib", "typer", "rich"),
 )
 OPTIONAL = (
-    *("diffusers", "scikit-image", "torchdiffeq", "flow_matching", "torch-fidelity", "prdc"),
-    *("onnx", "onnxruntime", "tensorboard", "wandb"),
+    *("diffusers", "scikit-image", "torchdiffeq", "flow_matching", "torch-fidelity", "prdc", "transformers"),
+    *("vector-quantize-pytorch", "onnx", "onnxruntime", "tensorboard", "wandb"),
 )
 CPUINFO = Path("/proc/cpuinfo")
 

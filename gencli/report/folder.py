@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from gencli.bundle import read_config
+from gencli.bundle import read_config, weight_files
 
 _NAMED = 5  # damaged lines of a file that are named one by one
 _STEP = re.compile(r"step-(\d+)")
@@ -103,7 +103,7 @@ def read(path: Path, shipped: bool = False, samples: Path = Path("samples")) -> 
 
 def weights_hash(path: Path) -> str:
     """The hash that receipts name, without loading the weights; empty where there are none."""
-    files = [path / "model.safetensors", path / "codec" / "model.safetensors"]
+    files = weight_files(path)
     if not files[0].is_file():
         return ""
     digest = hashlib.sha256()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import platform
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -17,23 +17,28 @@ from gencli.report.folder import Draw, Folder, read
 from gencli.report.frame import Page, Section
 from gencli.report.markup import Markup, code, element, facts, folded, joined
 
+if TYPE_CHECKING:
+    from gencli.report.codebook import Seen
+
 MOST_DRAWS = 4
 _NO_CURVE = ("step", "seconds")
 
 
-def of_run(path: Path, shipped: bool = False, room: int = ROOM) -> Page:
+def of_run(path: Path, shipped: bool = False, room: int = ROOM, seen: Seen | None = None) -> Page:
     """The page of the run in a folder.
 
     Args:
         path: of the run.
         shipped: it came with gencli, so that its evaluations are beside its samples.
         room: characters for pictures.
+        seen: what was drawn of an autoencoder.
     """
     run, album = read(path, shipped), Album(room)
     config = run.config
     parts = [
         _samples(run, album),
         _trajectory(run, album),
+        _codes(run, album, seen),
         _training(run, album),
         Section("evaluations", "Evaluations", _evaluations(run), folds=True),
         _neighbours(run, album),
@@ -57,7 +62,7 @@ def of_run(path: Path, shipped: bool = False, room: int = ROOM) -> Page:
         config.get("command") or "made by another program",
         [pair for pair in shown if pair[1] != ""],
         [part for part in parts if part is not None],
-        [*run.problems, *album.notes()],
+        [*run.problems, *([seen.problem] if seen and seen.problem else []), *album.notes()],
         album.count,
         _following(run),
     )
@@ -140,21 +145,62 @@ def _how(draw: Draw) -> str:
     told += [f"seeds {draw.facts['seeds']}"] if "seeds" in draw.facts else []
     guidance = draw.facts.get("guidance")
     told += [f"guidance {guidance:g}"] if isinstance(guidance, (int, float)) and guidance != 1 else []
+    told += _asked(draw.facts)
     calls = draw.facts.get("network_evaluations")
     told += [f"{calls} network evaluations"] if calls else []
     return " · ".join([*told, str(draw.folder)])
 
 
+def _asked(facts: Mapping[str, Any]) -> list[str]:
+    """What the samples complete, and which of those that were drawn they are."""
+    made = []
+    if isinstance(completion := facts.get("completion"), Mapping):
+        inputs = len(completion.get("inputs", ()))
+        made.append(
+            f"{inputs} input{'s' * (inputs != 1)}, what is kept ({completion.get('keep')}), and completions, row by row"
+        )
+    if isinstance(rejection := facts.get("rejection"), Mapping):
+        made.append(f"of {rejection.get('candidates')} those that {rejection.get('classifier')} is surest of")
+    return made
+
+
 def _trajectory(run: Folder, album: Album) -> Section | None:
-    names = {"trajectory": "the way from noise to samples", "entropy": "how unsure the model was of each position"}
+    moving = {
+        "trajectory": "the way from noise to samples",
+        "entropy": "how unsure the model was of each position",
+        "confidence": "with which probability each position was fixed, white being one",
+    }
     made: list[Markup] = []
-    for stem, words in names.items():
+    for stem, words in moving.items():
         draw = next((d for d in run.draws if d.picture(f"{stem}.webp", f"{stem}.gif")), None)
         path = draw.picture(f"{stem}.webp", f"{stem}.gif") if draw else None
         frames = album.frames(path, words) if path else []
         if draw and frames:
             made += [strip(frames, words), element("p", f"{words}: {_how(draw)}".capitalize(), class_="note")]
+    still = {
+        "order": "in which step each position was fixed",
+        "attention": "how much each token takes from each, block by block and head by head",
+    }
+    for stem, words in still.items():
+        draw = next((d for d in run.draws if d.picture(f"{stem}.png")), None)
+        path = draw.picture(f"{stem}.png") if draw else None
+        picture = album.file(path, words) if path else None
+        if draw and picture:
+            made.append(element("figure", picture, element("figcaption", f"{words}: {_how(draw)}".capitalize())))
     return Section("trajectory", "Trajectory", joined(made)) if made else None
+
+
+def _codes(run: Folder, album: Album, seen: Seen | None) -> Section | None:
+    """An autoencoder's reconstructions beside the originals, and how often it uses its codes."""
+    if seen is None or not seen.items:
+        return None
+    made = []
+    words = f"Held-out items, each followed by its reconstruction by {run.name}"
+    if seen.pairs and (picture := album.drawn(seen.pairs, "reconstructions", words)):
+        made.append(element("figure", picture, element("figcaption", f"{words}.")))
+    if seen.map and (picture := album.drawn(seen.map, "codebook", f"How often each code of {run.name} is used")):
+        made.append(element("figure", picture, element("figcaption", seen.words)))
+    return Section("codes", "Codes" if seen.map else "Held-out reconstructions", joined(made)) if made else None
 
 
 # ---------------------------------------------------------------------------------------------------------------- training

@@ -38,7 +38,9 @@ def full(tmp_path: Path) -> Path:
         Image.new("L", (8, 8), i * 20).save(tmp_path / "pictures" / f"{i}.png")
     assert len(open_data(str(tmp_path / "pictures"), {"image_size": "8"}).split("train"))
     codec = Run.load(trained(tmp_path / "codecs", table("vqvae", steps=1)))
-    learned = SimpleNamespace(run=codec, encode=lambda batch: {"x": torch.zeros(len(batch["x"]), 2)})
+    learned = SimpleNamespace(
+        config=SimpleNamespace(level=""), run=codec, encode=lambda batch: {"x": torch.zeros(len(batch["x"]), 2)}
+    )
     encoded(SimpleNamespace(codecs=[learned]), open_data("digits").split("test"), "hash")  # type: ignore[arg-type]
     digits = open_data("digits", {"image_size": 8})
     _features.reference(digits, "test", _features.extractor("pixels", None, False, torch.device("cpu")), n=20)

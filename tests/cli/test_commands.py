@@ -384,9 +384,11 @@ def test_every_number_is_kept_with_its_receipt(shell: Shell, runs: Path) -> None
 
 
 def test_a_folder_of_samples_can_be_measured_alone(shell: Shell, runs: Path) -> None:
-    shell.fine("sample", "ddpm-digits", "-n", "30", "--steps", "2", "--out", "mine")
-    done = shell.fine("eval", "fid", "--features", "random", "--samples", "mine", "--data", "digits")
+    shell.fine("sample", "ddpm-digits", "-n", "30", "--steps", "2", "--out", "mine", "--npz")
+    measured = ("eval", "fid", "--features", "random", "--data", "digits", "--samples")
+    done = shell.fine(*measured, "mine")
     assert rows(done.out)[1][3] == "30"
+    assert rows(shell.fine(*measured, "mine/samples.npz").out) == rows(done.out), "one array holds the same samples"
 
 
 def test_a_training_reference_is_warned_about(shell: Shell, runs: Path) -> None:

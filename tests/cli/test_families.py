@@ -263,7 +263,7 @@ def test_a_budget_of_work_is_the_same_steps_on_every_machine() -> None:
     assert budget.budget_of("2.5 PFLOP") == budget.budget_of("2.5e15flops") == budget.Budget(2.5e15, "FLOP")
     assert str(budget.budget_of("2e15FLOP") / 2) == "1e+15 FLOP"
     assert budget.steps_of_work(3e9, 1e12, "it") == 333
-    with pytest.raises(GencliError, match="a budget of 6e.09 FLOP holds 1 steps of it"):
+    with pytest.raises(GencliError, match=r"a budget of 6e\+09 FLOP holds 1 steps of it"):
         budget.steps_of_work(3e9, 3e9, "it", 2)
 
 

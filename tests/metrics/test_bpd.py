@@ -86,7 +86,8 @@ def test_small_digits_are_counted_by_their_seventeen_levels():
 def test_fewer_grey_levels_than_the_data_s_are_typed_as_codes():
     value = evaluate(run_of([Tokens.make({"levels": 32})], grey(), even(32)), images())
     assert value.value == pytest.approx(5, abs=1e-12)
-    assert value.name == "bpd[codes]" and "codes, not data" in value.note and value.facts["lossy"]
+    assert value.name == "bpd[codes]" and value.kind == "codes" and value.facts["lossy"]
+    assert value.note == "bits of the codes, not of the data"
 
 
 class Halved(BaseCodec):
@@ -107,6 +108,28 @@ def test_a_learned_codec_s_bits_are_spread_over_the_data_and_typed_as_codes():
     value = evaluate(run_of([Halved(None)], grey(), even(16)), images())
     assert value.value == pytest.approx(4 * 8 / 16, abs=1e-12) and value.name == "bpd[codes]"
     assert value.facts["dimensions"] == 16 and value.facts["mass"] is True
+    assert value.kind == "codes" and value.unit == "bits of codes/dim"
+    assert "8 codes take 32.0 bits, 4.00 each" in value.note and value.facts["bits_of_codes"] == pytest.approx(32)
+
+
+def test_codes_are_no_data_even_where_the_codec_happens_to_lose_nothing():
+    """Constant images pass through the codec unharmed: a measured loss of nothing must not turn codes into pixels."""
+    flat = Split(torch.full((6, 1, 4, 4), 32, dtype=torch.uint8).numpy())
+    value = evaluate(run_of([Halved(None)], grey(), even(16)), flat)
+    assert torch.equal(Halved(None).decode(Halved(None).encode(flat.batch(torch.arange(6))))["x"], torch.tensor(flat.x))
+    assert value.name == "bpd[codes]" and value.kind == "codes" and "not of the data" in value.note
+    assert evaluate(run_of([Tokens.make()], grey(), even(256)), flat).kind == "exact", "pixels stay pixels"
+
+
+def test_a_density_of_latents_is_no_density_of_the_data():
+    class Averaged(Halved):
+        def spec(self, data):
+            return dataclasses.replace(data, x=Field("latent", data.x.shape))
+
+        encode = decode = lambda self, batch: batch
+
+    value = evaluate(run_of([Averaged(None)], grey(), even(2)), images())
+    assert value.name == "bpd[codes]" and value.kind == "codes" and "16 numbers of a latent" in value.note
 
 
 def test_a_model_that_says_its_log_prob_is_a_probability_gets_no_volume_added():

@@ -26,6 +26,18 @@ def cell(page, i, columns, side, scale):
 
 
 @pytest.mark.parametrize("channels", [1, 3])
+def test_an_array_of_images_is_read_back_as_they_are(tmp_path, channels):
+    from gencli.evaluation.sources import Samples
+
+    images = batch(300, channels, width=6)
+    path = image.save_array(tmp_path / "samples.npz", torch.from_numpy(images), torch.arange(300) % 7)
+    read = Samples([path])
+    assert torch.equal(torch.cat(list(read.items())), torch.from_numpy(images))
+    with np.load(path, allow_pickle=False) as held:
+        assert held["arr_0"].shape == (300, 8, 6, channels) and held["arr_1"].tolist() == [i % 7 for i in range(300)]
+
+
+@pytest.mark.parametrize("channels", [1, 3])
 def test_a_grid_shows_every_pixel_of_every_image_in_order(channels):
     images = batch(7, channels)
     page = image.grid(images)

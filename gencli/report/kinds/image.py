@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from gencli.files import atomic_write
 from gencli.report.kinds._pictures import INK, denoising, font, save_frames, save_picture
 
 if TYPE_CHECKING:
@@ -54,6 +56,14 @@ def save_items(folder: str | Path, images: Any, names: Sequence[str]) -> list[Pa
     array = _array(images)
     assert len(array) == len(names), f"{len(names)} names for {len(array)} images"
     return [save_picture(Path(folder) / f"{name}.png", _pil(image)) for image, name in zip(array, names, strict=True)]
+
+
+def save_array(path: str | Path, images: Any, labels: Any = None) -> Path:
+    """Write all images as `arr_0`, uint8 `(N, H, W, C)`, and their classes as `arr_1`: what ADM's evaluator reads."""
+    out = io.BytesIO()
+    parts = [_array(images).transpose(0, 2, 3, 1), *([] if labels is None else [np.asarray(labels)])]
+    np.savez(out, *parts)
+    return atomic_write(Path(path), out.getvalue())
 
 
 def save_animation(
