@@ -20,7 +20,7 @@ from typing import Any
 
 from benchmarks import _frame
 
-NAMES = ("startup", "unet", "dit", "frechet", "extraction", "pixelcnn_sampling", "precision")
+NAMES = ("startup", "unet", "dit", "frechet", "extraction", "token_sampling", "gpt", "precision")
 
 
 def cases(name: str, folder: Path, mini: bool) -> list[_frame.Case]:

@@ -1,11 +1,13 @@
-"""How much the row caches save: sampling 28×28 images pixel by pixel, against one batched forward a pixel.
+"""How much the caches save: sampling token by token, against the plain loop of one batched forward a token.
 
-The full pass is timed over a few pixels and scaled to all of them. Equality is between images with caches and without, from
-the same uniform numbers, of fewer pixels.
+Convolutional networks keep rows of activations, transformers keys and values. The full pass is timed over a few tokens and
+scaled to all of them. Equality is between samples with caches and without, from the same uniform numbers, of smaller grids.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,23 +18,46 @@ from benchmarks._frame import Case, Outcome, Side
 from gencli.core import Field, Rng, Spec
 from gencli.models.autoregressive._family import AutoregressiveModel
 from gencli.models.autoregressive.gated_pixelcnn import GatedPixelCNN
+from gencli.models.autoregressive.gpt import GPT
 from gencli.models.autoregressive.pixelcnn import PixelCNN
+from gencli.models.autoregressive.pixelcnnpp import PixelCNNPP
 from gencli.samplers.next_token import NextTokenSampler
 
-MODELS: dict[str, tuple[type[Any], dict[str, Any]]] = {
-    "pixelcnn": (PixelCNN, {}),
-    "gated-pixelcnn": (GatedPixelCNN, {}),
+
+@dataclass(frozen=True)
+class Kind:
+    """A model, and what it is asked for.
+
+    Args:
+        model: its class.
+        settings: of it.
+        side: of the square grid.
+        image: pixels, or codes.
+    """
+
+    model: type[Any]
+    settings: Mapping[str, Any]
+    side: int = 28
+    image: bool = True
+
+    def make(self, side: int, dtype: torch.dtype, vocab: int = 256) -> Any:
+        """The model with random weights large enough for the logits to matter."""
+        torch.manual_seed(0)
+        field = (
+            Field("image", (1, side, side), vocab=vocab) if self.image else Field("codes", (side, side), vocab=vocab)
+        )
+        model = self.model.make(dict(self.settings), Spec(field))
+        for weight in model.parameters():
+            weight.data.mul_(1.5)
+        return model.to(dtype).eval()
+
+
+MODELS: dict[str, Kind] = {
+    "pixelcnn": Kind(PixelCNN, {}),
+    "gated-pixelcnn": Kind(GatedPixelCNN, {}),
+    "pixelcnnpp": Kind(PixelCNNPP, {"net": {"name": "pixelcnnpp", "width": 32, "blocks": 1}}),
+    "gpt": Kind(GPT, {"net": {"name": "transformer", "width": 256, "depth": 6, "heads": 4}}, 16, image=False),
 }
-
-
-def make(name: str, side: int, dtype: torch.dtype, vocab: int = 256) -> Any:
-    """A model with random weights large enough for the logits to matter."""
-    kind, settings = MODELS[name]
-    torch.manual_seed(0)
-    model = kind.make(settings, Spec(Field("image", (1, side, side), vocab=vocab)))
-    for weight in model.parameters():
-        weight.data.mul_(1.5)
-    return model.to(dtype).eval()
 
 
 class Naive:
@@ -61,7 +86,7 @@ def sample(model: Any, seeds: range) -> Tensor:
 
 def side_of(who: str, name: str, side: int, batch: int, pixels: int) -> Side:
     """A whole batch with caches, or full passes for `pixels` of its pixels."""
-    model = make(name, side, torch.float32)
+    model = MODELS[name].make(side, torch.float32)
     if who == "gencli":
         return lambda: sample(model, range(batch))
     tokens = torch.randint(256, (batch, side * side), generator=torch.Generator().manual_seed(0))
@@ -78,7 +103,7 @@ def unequal(name: str, side: int, images: int) -> Outcome:
     """Share of images that differ with and without caches."""
     found = {}
     for dtype in (torch.float32, torch.float64):
-        model, seeds = make(name, side, dtype), range(images)
+        model, seeds = MODELS[name].make(side, dtype), range(images)
         same = (sample(model, seeds) == sample(Naive(model), seeds)).flatten(1).all(1)
         kind = str(dtype).removeprefix("torch.")
         found[f"share of {images} images that differ, {side}×{side}, {kind}"] = (1 - float(same.double().mean()), 0.0)
@@ -87,17 +112,18 @@ def unequal(name: str, side: int, images: int) -> Outcome:
 
 def cases(folder: Path, mini: bool) -> list[Case]:
     """One a network."""
-    side, small, images = (5, 4, 4) if mini else (28, 10, 32)
+    small, images = (4, 4) if mini else (10, 32)
     pixels, batch = 4, 4 if mini else 16
+    sides = {name: 5 if mini else kind.side for name, kind in MODELS.items()}
     return [
         Case(
             f"{name} sampling, {side}×{side}, batch {batch}",
-            "a full pass a pixel",
-            lambda who, name=name: side_of(who, name, side, batch, pixels),
+            "a full pass a token",
+            lambda who, name=name, side=side: side_of(who, name, side, batch, pixels),
             rounds=1 if mini else 3,
             outcome=lambda ours, theirs, name=name: unequal(name, small, images),
             aim=20.0,
             share={"peer": pixels / side**2},
         )
-        for name in MODELS
+        for name, side in sides.items()
     ]
