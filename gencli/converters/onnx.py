@@ -127,7 +127,7 @@ def exportable(run: Run) -> Part:
         else ""
     )
     raise GencliError(
-        f"run {run.name} is a {name}, which draws one number after the other: no single graph is a sampler",
+        f"run {run.name} is a {name}, which draws its numbers one after the other, or in rounds: no single graph is a sampler",
         f"denoisers and decoders can be exported{codec}",
     )
 

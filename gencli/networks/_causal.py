@@ -253,6 +253,29 @@ def told(project: nn.Linear, h: Tensor, x: Tensor) -> Tensor:
     return made.view(*made.shape, *[1] * (x.ndim - made.ndim)) if made.ndim < x.ndim else made
 
 
+class Masked(nn.Module):
+    """A masked convolution: what is above, and what is left."""
+
+    def __init__(self, inputs: int, outputs: int, kernel: int, first: bool, channels: int) -> None:
+        super().__init__()
+        fan = inputs * (kernel // 2 * (kernel + 1) + (not first))
+        self.outputs = outputs
+        self.above = Above(inputs, outputs, kernel, own=False, bias=False, fan=fan)
+        self.left = Left(inputs, outputs, kernel, first, channels, fan=fan)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.above(x) + self.left(x)
+
+    def begin_row(self, line: Line) -> Line:
+        """The line at the start of a row, the one before being complete."""
+        rows = (*line.rows, torch.stack(line.columns, dim=2))[-self.above.reach :]
+        return Line(rows, (), self.above.row(rows).unbind(2))
+
+    def pixel(self, line: Line, x: Tensor, column: int) -> Tensor:
+        """What it makes of a pixel of known channels."""
+        return line.above[column] + self.left.pixel(line.columns, x)
+
+
 class CausalImageNet(nn.Module, ABC):
     """Tokens in, logits out, over images `(C, H, W)` or grids `(h, w)`; a subclass gives the features in between.
 

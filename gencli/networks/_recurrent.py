@@ -16,8 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from gencli.core import Field
-from gencli.networks._causal import CausalImageNet, Left, Line, Tokens
-from gencli.networks.pixelcnn import _Masked
+from gencli.networks._causal import CausalImageNet, Left, Line, Masked, Tokens
 
 
 def lstm(gates: Tensor, cell: Tensor, dim: int) -> tuple[Tensor, Tensor]:
@@ -64,7 +63,7 @@ class RecurrentImageNet(CausalImageNet):
     ) -> None:
         super().__init__(x, vocab, network)
         self.read = Tokens(x, vocab, width)
-        self.first = _Masked(self.channels * self.read.features, 2 * width, first, True, self.channels)
+        self.first = Masked(self.channels * self.read.features, 2 * width, first, True, self.channels)
         self.blocks = nn.ModuleList(blocks)
         self.head = self.make_head(2 * width, head)
 

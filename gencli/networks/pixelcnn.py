@@ -17,12 +17,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Literal, cast
 
-import torch
 from torch import Tensor, nn
 
 from gencli.config import Component, opt
 from gencli.core import Field
-from gencli.networks._causal import Above, CausalImageNet, Conditions, Left, Line, Tokens, is_map
+from gencli.networks._causal import CausalImageNet, Conditions, Left, Line, Masked, Tokens, is_map
 
 
 class PixelCNN(CausalImageNet, Component):
@@ -44,7 +43,7 @@ class PixelCNN(CausalImageNet, Component):
         self.config = config
         width, channels = config.width, self.channels
         self.read = Tokens(x, vocab, width)
-        self.first = _Masked(channels * self.read.features, 2 * width, config.first, True, channels)
+        self.first = Masked(channels * self.read.features, 2 * width, config.first, True, channels)
         self.blocks = nn.ModuleList(_Block(width, config.kernel, channels) for _ in range(config.blocks))
         self.head = self.make_head(2 * width, config.head)
         maps = {key: field for key, field in (cond or {}).items() if is_map(field)}
@@ -86,34 +85,13 @@ class PixelCNN(CausalImageNet, Component):
         return x, inputs
 
 
-class _Masked(nn.Module):
-    """A masked convolution: what is above, and what is left."""
-
-    def __init__(self, inputs: int, outputs: int, kernel: int, first: bool, channels: int) -> None:
-        super().__init__()
-        fan = inputs * (kernel // 2 * (kernel + 1) + (not first))
-        self.outputs = outputs
-        self.above = Above(inputs, outputs, kernel, own=False, bias=False, fan=fan)
-        self.left = Left(inputs, outputs, kernel, first, channels, fan=fan)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.above(x) + self.left(x)
-
-    def begin_row(self, line: Line) -> Line:
-        rows = (*line.rows, torch.stack(line.columns, dim=2))[-self.above.reach :]
-        return Line(rows, (), self.above.row(rows).unbind(2))
-
-    def pixel(self, line: Line, x: Tensor, column: int) -> Tensor:
-        return line.above[column] + self.left.pixel(line.columns, x)
-
-
 class _Block(nn.Module):
     """A residual block; only its middle convolution looks around."""
 
     def __init__(self, width: int, kernel: int, channels: int) -> None:
         super().__init__()
         self.down = Left(2 * width, width, 1, False, channels)
-        self.conv = _Masked(width, width, kernel, False, channels)
+        self.conv = Masked(width, width, kernel, False, channels)
         self.up = Left(width, 2 * width, 1, False, channels)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -129,7 +129,7 @@ MISTAKES = {
     ("x.pt", "--from", "pt", "--overwrite"): "--overwrite goes with --to",
     ("vqvae", "--to", "diffusers"): "is a vqvae",
     ("gated-pixelcnn", "--to", "diffusers"): "is a gated-pixelcnn",
-    ("gated-pixelcnn", "--to", "onnx"): "draws one number after the other",
+    ("gated-pixelcnn", "--to", "onnx"): "draws its numbers one after the other",
 }
 
 

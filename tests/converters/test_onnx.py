@@ -126,7 +126,7 @@ def test_an_operator_without_a_counterpart_is_named(tmp_path, monkeypatch, capfd
 
 def test_what_samples_one_after_the_other_is_refused(tmp_path):
     plain = Run.load(saved(tmp_path, table("pixelcnn")))
-    with pytest.raises(GencliError, match="pixelcnn, which draws one number after the other") as caught:
+    with pytest.raises(GencliError, match="pixelcnn, which draws its numbers one after the other") as caught:
         exportable(plain)
     assert "denoisers and decoders" in caught.value.hint
     prior = Run.load(saved(tmp_path, table("gated-pixelcnn"), codec_run=Run.load(saved(tmp_path, table("vqvae")))))

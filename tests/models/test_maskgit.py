@@ -124,5 +124,5 @@ def test_the_paper_recipe_has_the_released_settings_and_parameters():
 
 
 def test_continuous_data_are_refused():
-    with pytest.raises(GencliError, match="continuous latent"):
+    with pytest.raises(GencliError, match="latent of shape"):
         tiny(Field("latent", (4, 4)))

@@ -20,8 +20,8 @@ from torch.nn import functional as F
 
 from gencli import core
 from gencli.core import Batch, Losses, Model, Rng, Spec, Turn
-from gencli.errors import GencliError
 from gencli.models._conditions import drop_labels
+from gencli.models._tokens import vocab_of
 
 
 class Prefix(NamedTuple):
@@ -43,7 +43,7 @@ class AutoregressiveModel(Model):
 
     def __init__(self, config: Any, spec: Spec) -> None:
         super().__init__(config, spec if self.conditional else dataclasses.replace(spec, cond={}))
-        self.vocab = _vocab(spec, self.public_name())
+        self.vocab = vocab_of(spec, self.public_name())
 
     @property
     @abstractmethod
@@ -121,18 +121,3 @@ class ImageAutoregressiveModel(AutoregressiveModel):
 
     def next(self, token: Tensor | None, state: Any) -> tuple[Tensor, Any]:
         return self.net.next(token, state)
-
-
-def _vocab(spec: Spec, model: str) -> int:
-    x = spec.x
-    if x.vocab is None or x.range is not None:
-        what = (
-            f"{x.kind} of shape {x.shape} with values in [{x.range[0]:g}, {x.range[1]:g}]"
-            if x.range
-            else (f"{x.kind} of shape {x.shape} without a vocab")
-        )
-        raise GencliError(
-            f"{model} models whole numbers, got {what}",
-            "give `--codec RUN` of a discrete autoencoder such as vqvae, or use the tokens codec",
-        )
-    return x.vocab

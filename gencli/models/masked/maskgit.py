@@ -31,8 +31,8 @@ from torch.nn import functional as F
 from gencli import core
 from gencli.config import Part, opt, part
 from gencli.core import Batch, Losses, Model, Rng, Spec, Turn
-from gencli.errors import GencliError
 from gencli.models._conditions import drop_labels
+from gencli.models._tokens import vocab_of
 
 
 class MaskGIT(Model):
@@ -48,12 +48,7 @@ class MaskGIT(Model):
 
     def __init__(self, config: Config, spec: Spec) -> None:
         super().__init__(config, spec)
-        if spec.x.vocab is None or spec.x.range is not None:
-            raise GencliError(
-                f"maskgit models whole numbers, got continuous {spec.x.kind} of shape {spec.x.shape}",
-                "give `--codec RUN` of a discrete autoencoder such as vqgan, or use the tokens codec",
-            )
-        self.vocab = spec.x.vocab
+        self.vocab = vocab_of(spec, self.public_name())
         self.net: Any = config.net.build(spec.x, self.vocab, spec.cond)
 
     def logits_at(self, tokens: Tensor, **cond: Tensor) -> Tensor:
