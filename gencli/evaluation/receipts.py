@@ -94,6 +94,8 @@ def differences(a: Result, b: Result) -> list[str]:
         made.append(f"metric {a.value.name} and {b.value.name}")
     if a.value.kind != b.value.kind:
         made.append(f"kind {a.value.kind} and {b.value.kind}")
+    if a.value.facts.get("codec") != b.value.facts.get("codec"):
+        made.append("the codes of different codecs")
     ours, theirs = (str(r.receipt.get("file_codec", UNKNOWN)) for r in (a, b))
     if lossy_words(ours) != lossy_words(theirs):
         made.append(f"file codec {ours} and {theirs}")

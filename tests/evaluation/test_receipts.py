@@ -62,6 +62,11 @@ def test_weights_sampler_and_seeds_may_differ_and_n_codec_and_kind_may_not() -> 
     assert "kind" in differences(result(kind="exact"), result(kind="bound"))[0]
 
 
+def test_bits_of_the_codes_of_two_codecs_are_not_compared() -> None:
+    one, other = (result(kind="codes", facts={"codec": [name]}) for name in "ab")
+    assert differences(one, other) == ["the codes of different codecs"] and not differences(one, one)
+
+
 def test_the_probability_is_that_of_simulated_draws() -> None:
     rng = np.random.default_rng(0)
     a, b = rng.normal(1.0, 0.1, 200_000), rng.normal(1.15, 0.2, 200_000)
