@@ -23,6 +23,8 @@ from gencli.core import Batch, Losses, Model, Rng, Spec, Turn
 from gencli.models._conditions import drop_labels
 from gencli.models._tokens import vocab_of
 
+INVERT = Rng.rows(())  # for `multinomial`, which is given its numbers
+
 
 class Prefix(NamedTuple):
     """The state of the naive `next`: all tokens so far `(N, i)`, and the conditions."""
@@ -121,3 +123,17 @@ class ImageAutoregressiveModel(AutoregressiveModel):
 
     def next(self, token: Tensor | None, state: Any) -> tuple[Tensor, Any]:
         return self.net.next(token, state)
+
+
+@torch.no_grad()
+def at_quantiles(model: ImageAutoregressiveModel, z: Tensor, cond: Batch) -> Tensor:
+    """Tokens `(N, *shape)`, one after the other, each at the quantile that its normal number `(N, L)` has."""
+    exact = torch.device("cpu") if z.device.type == "mps" else z.device  # float64 is needed
+    quantiles = torch.special.ndtr(z.to(exact, torch.float64))
+    x = torch.zeros(z.shape, dtype=torch.long, device=z.device)
+    state, token = model.start(len(z), **cond), None
+    for i, place in enumerate(model.order.tolist()):
+        logits, state = model.next(token, state)
+        p = logits.to(exact, torch.float64).softmax(-1)
+        token = x[:, place] = INVERT.multinomial(p, quantiles[:, i]).to(z.device)
+    return x.view(-1, *model.spec.x.shape)

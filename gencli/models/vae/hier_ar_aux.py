@@ -34,11 +34,11 @@ from torch import Tensor
 from gencli.config import Part, opt, part
 from gencli.core import Batch, Losses, Model, Rng, Spec, Turn
 from gencli.errors import GencliError
+from gencli.models.autoregressive._family import at_quantiles
 from gencli.models.autoregressive.gated_pixelcnn import GatedPixelCNN
 from gencli.models.vae.vqvae import VQVAE
 
 OF_VQVAE = ("codes", "dim", "beta", "decay", "restart", "encoder", "decoder")
-INVERT = Rng.rows(())  # for `multinomial`, which is given its numbers
 
 
 class HierArAux(Model):
@@ -160,19 +160,5 @@ class HierArAux(Model):
         """What the auxiliary decoder makes of the codes, then the image."""
         given = self._known(cond)
         parts = z.split([self.latent.size, self.spec.x.size], dim=1)
-        codes = _walk(self.over_codes, parts[0], given)
-        return [self.decode(codes), _walk(self.over_image, parts[1], {**given, "codes": codes})]
-
-
-@torch.no_grad()
-def _walk(model: GatedPixelCNN, z: Tensor, cond: Batch) -> Tensor:
-    """Tokens `(N, *shape)`, each at the quantile that its normal number `(N, L)` has."""
-    exact = torch.device("cpu") if z.device.type == "mps" else z.device  # float64 is needed
-    quantiles = torch.special.ndtr(z.to(exact, torch.float64))
-    x = torch.zeros(z.shape, dtype=torch.long, device=z.device)
-    state, token = model.start(len(z), **cond), None
-    for i, place in enumerate(model.order.tolist()):
-        logits, state = model.next(token, state)
-        p = logits.to(exact, torch.float64).softmax(-1)
-        token = x[:, place] = INVERT.multinomial(p, quantiles[:, i]).to(z.device)
-    return x.view(-1, *model.spec.x.shape)
+        codes = at_quantiles(self.over_codes, parts[0], given)
+        return [self.decode(codes), at_quantiles(self.over_image, parts[1], {**given, "codes": codes})]
