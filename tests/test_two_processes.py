@@ -114,7 +114,7 @@ def test_two_processes_train_as_one_does(walks: Path, name: str) -> None:
         for key in theirs:
             if any(word in key for word in ("perplexity", "usage")):  # of a process's own codes
                 continue
-            assert ours[key] == pytest.approx(theirs[key], rel=1e-4, abs=1e-5), key
+            assert ours[key] == pytest.approx(theirs[key], rel=5e-4, abs=1e-5), key
 
 
 @posix
