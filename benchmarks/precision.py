@@ -19,6 +19,9 @@ RECIPES: dict[str, tuple[str, dict[str, Any]]] = {  # network: the recipe that t
     "mlp": ("vae", {}),
     "coupling-resnet": ("realnvp", {}),
     "dcgan-generator": ("wgan-gp", {}),
+    "transformer": ("gpt", {}),
+    "bidirectional-transformer": ("maskgit", {}),
+    "pixelcnnpp": ("pixelcnnpp", {}),
 }
 
 
