@@ -12,7 +12,7 @@ import torch
 from benchmarks import __main__ as program
 from benchmarks import _frame
 
-PEERS = {"startup": "diffusers", "unet": "diffusers", "frechet": "torchvision"}
+PEERS = {"startup": "diffusers", "unet": "diffusers"}
 
 
 @pytest.mark.parametrize("name", program.NAMES)
