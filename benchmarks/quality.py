@@ -213,8 +213,8 @@ def row(run: Run, folder: Path) -> dict[str, Any]:
     bench = compare.Bench(run, data, [("fid", metric)], extractor("gencli"), N_MATRIX, guidance=1.0, batch=128)
     plan = [planned(bench, name) for name in samplers()]
     done = list(compare.compare(bench, plan, compare.Ledger(folder, bench.facts())))
-    best = min((cell.value for cell in done if cell.value is not None), default=float("nan"))
-    return {"best": best, "cells": {cell.sampler: told(cell, best) for cell in done}}
+    best = min((cell.value for cell in done if cell.value is not None), default=0.0)
+    return {"best": best or None, "cells": {cell.sampler: told(cell, best) for cell in done}}
 
 
 def samplers() -> list[str]:
