@@ -44,7 +44,9 @@ def test_the_facts_are_true(shell: Shell) -> None:
     assert not found["data"]["mnist"] and found["plugins"] == []
 
 
-@pytest.mark.parametrize(("kind", "shown"), [("cpu-bf16", "bf16 with dit, unet"), ("cpu", "fp32")])
+@pytest.mark.parametrize(
+    ("kind", "shown"), [("cpu-bf16", "bf16 with bidirectional-transformer, dit, transformer, unet"), ("cpu", "fp32")]
+)
 def test_fast_bf16_decides_what_auto_means(
     shell: Shell, monkeypatch: pytest.MonkeyPatch, kind: str, shown: str
 ) -> None:
