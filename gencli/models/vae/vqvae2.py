@@ -153,7 +153,7 @@ class VQVAE2(Model):
         want = max(math.ceil(32 * self.config.codes / each), min(count, 256))
         batches: list[Tensor] = []
         while sum(len(x) for x in batches) < want:
-            batches.append(next(data)["x"].to(self.device))
+            batches.append(next(data)["x"].to(self.variance))
         x = torch.cat(batches)[:want]
         self.variance.copy_(x.var(correction=0))
         parts = [self._features(part) for part in x.split(_rows(x))]
@@ -169,7 +169,7 @@ class VQVAE2(Model):
         self._descend(place)
 
     def loss(self, batch: Batch, turn: Turn) -> Losses:
-        x = batch["x"]
+        x = batch["x"].to(self.variance)
         features, levels, guessed = self._features(x), {}, []
         kept = self._kept(len(x), turn.rng.at("coarse")).to(x.device)
 
