@@ -201,7 +201,7 @@ class Rejecting:
                 f"run {run.name} was trained without classes, by which to reject", "leave out --rejection"
             )
         judge = Run.load(runs.named(values["rejection"]).path, device.default())
-        score = it.classifier_score(judge, classes, run.name)
+        score = it.classifier_score(judge, classes, run.data_spec.x.shape)
         if "seeds" in values:
             return cls(judge, score, share, seeds, max(1, round(count * share)))
         return cls(judge, score, share, list(range(seeds[0], seeds[0] + drawn)), count)

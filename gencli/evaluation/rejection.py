@@ -24,9 +24,10 @@ import torch
 from torch import Tensor
 
 from gencli.bundle import Run
-from gencli.core import Batch, Classifier, Field, Rng
+from gencli.core import Batch, Field
 from gencli.errors import GencliError
 from gencli.evaluation.generate import Progress
+from gencli.metrics.class_accuracy import check_size, classifier
 
 Score = Callable[
     [Tensor, Batch], Tensor
@@ -58,48 +59,23 @@ def candidates(count: int, share: float) -> int:
     return math.ceil(count / share - 1e-9)
 
 
-def classifier_score(run: Run, classes: Field, name: str) -> Score:
+def classifier_score(run: Run, classes: Field, shape: tuple[int, ...]) -> Score:
     """log p(y | x) of a run that tells classes.
 
     Args:
         run: the classifier.
         classes: those that may be asked for; matched by name where both sides have names, else by number.
-        name: of the run that draws.
+        shape: of what will be drawn, which is checked before it is.
     """
-    model: Any = run.model
-    known = run.model.spec.cond.get("label")
-    if not isinstance(model, Classifier) or known is None:
-        raise GencliError(
-            f"run {run.name} is no classifier: {run.model.public_name()} tells no classes",
-            "train one: gencli train classifier",
-        )
-    named = bool(known.names and classes.names)
-    theirs, ours = ([_name(field, k, named) for k in range(field.vocab or 0)] for field in (known, classes))
-    strange = [one for one in ours if one not in theirs]
-    if strange:
-        raise GencliError(
-            f"classifier {run.name} does not know class '{strange[0]}' of run {name}", "train both on the same data"
-        )
-    columns = torch.tensor([theirs.index(one) for one in ours])
+    told, columns = classifier(run, classes)
+    check_size(run, shape)
+    places = torch.tensor(columns)
 
     def score(x: Tensor, cond: Batch) -> Tensor:
-        if tuple(x.shape[1:]) != run.data_spec.x.shape:
-            raise GencliError(
-                f"classifier {run.name} takes {run.data_spec.x.shape}, run {name} draws {tuple(x.shape[1:])}",
-                "train the classifier on the same data at the same size",
-            )
-        made = []
-        for rows in x.split(ROWS):
-            batch = run.encode({"x": rows}, Rng.rows([0] * len(rows)))
-            with torch.no_grad():
-                made.append(model.class_logits(batch["x"]).double().log_softmax(1).cpu())
-        return torch.cat(made).gather(1, columns[cond["label"]][:, None]).squeeze(1)
+        made = torch.cat([told(rows).double().log_softmax(1).cpu() for rows in x.split(ROWS)])
+        return made.gather(1, places[cond["label"]][:, None]).squeeze(1)
 
     return score
-
-
-def _name(field: Field, place: int, named: bool) -> str:
-    return field.names[place].lower() if named else str(place)
 
 
 def facts(run: Run, scores: Tensor, kept: Tensor, share: float) -> dict[str, Any]:

@@ -34,7 +34,7 @@ from gencli.metrics._base import Evidence, ItemMetric, Value
 from gencli.metrics._features import BUNDLED, load_network
 from gencli.metrics._shares import share
 
-Judge = Callable[[Tensor], Tensor]  # raw images `(N, …)` to the classes that are seen `(N,)`
+Judge = Callable[[Tensor], Tensor]  # of raw images `(N, …)`: the classes that are seen `(N,)`, or logits
 
 
 class ClassAccuracy(ItemMetric):
@@ -89,32 +89,46 @@ def judge_of(name: str, classes: Field, device: torch.device) -> tuple[str, Judg
     if not name:
         return BUNDLED.stem, _bundled(classes, device)
     run = Run.load(runs.named(name).path, device)
-    if not isinstance(run.model, Classifier) or "label" not in run.model.spec.cond:
+    told, columns = classifier(run, classes)
+    return run.name, lambda x: told(x)[:, columns].argmax(1)
+
+
+def classifier(run: Run, classes: Field) -> tuple[Judge, list[int]]:
+    """A run as a judge of classes: raw images to logits `(N, K)` over its own, and where those asked for stand among them.
+
+    Raises:
+        GencliError: the run tells no classes, or does not know all that are asked for.
+    """
+    model: Any = run.model
+    known = run.model.spec.cond.get("label")
+    if not isinstance(run.model, Classifier) or known is None:
         raise GencliError(
             f"run {run.name} is no classifier: {run.model.public_name()} tells no classes",
             "train one: gencli train classifier",
         )
-    return run.name, _of_run(run, classes)
+    named = bool(known.names and classes.names)
+    names, asked = ([_called(field, k, named) for k in range(field.vocab or 0)] for field in (known, classes))
 
-
-def _of_run(run: Run, classes: Field) -> Judge:
-    model: Any = run.model
-    known = model.spec.cond["label"]
-    names = known.names if known.names and classes.names else tuple(map(str, range(known.vocab or 0)))
-    asked = classes.names if known.names and classes.names else tuple(map(str, range(classes.vocab or 0)))
-    columns = _columns(asked, names, run.name)
-
-    def see(x: Tensor) -> Tensor:
-        if tuple(x.shape[1:]) != run.data_spec.x.shape:
-            raise GencliError(
-                f"classifier {run.name} takes {run.data_spec.x.shape}, the samples are {tuple(x.shape[1:])}",
-                "train one on the samples' data at their size: gencli train classifier",
-            )
+    def told(x: Tensor) -> Tensor:
+        check_size(run, tuple(x.shape[1:]))
         batch = run.encode({"x": x}, Rng.rows([0] * len(x)))
         with torch.no_grad():
-            return model.class_logits(batch["x"])[:, columns].argmax(1)
+            return model.class_logits(batch["x"])
 
-    return see
+    return told, _columns(asked, names, f"classifier {run.name}")
+
+
+def check_size(run: Run, shape: tuple[int, ...]) -> None:
+    """Refuse images of another size than a classifier takes."""
+    if shape != run.data_spec.x.shape:
+        raise GencliError(
+            f"classifier {run.name} takes {run.data_spec.x.shape}, the samples are {shape}",
+            "train one on the samples' data at their size: gencli train classifier",
+        )
+
+
+def _called(field: Field, place: int, named: bool) -> str:
+    return field.names[place].lower() if named else str(place)
 
 
 def _bundled(classes: Field, device: torch.device) -> Judge:

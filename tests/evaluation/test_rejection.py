@@ -111,7 +111,7 @@ def pictures(n=6):
 
 def test_the_score_is_the_log_probability_of_the_class_asked_for():
     run, x, labels = judge(), pictures(), torch.tensor([0, 1, 2, 2, 1, 0])
-    made = classifier_score(run, Field("label", (), vocab=3), "run")(x, {"label": labels})
+    made = classifier_score(run, Field("label", (), vocab=3), IMAGE.shape)(x, {"label": labels})
     logits = run.model.class_logits(x).double()
     wanted = torch.stack([logits[i, k] - logits[i].exp().sum().log() for i, k in enumerate(labels)])
     assert torch.allclose(made, wanted, atol=1e-12) and made.requires_grad is False
@@ -120,7 +120,7 @@ def test_the_score_is_the_log_probability_of_the_class_asked_for():
 def test_classes_are_matched_by_name():
     run, x = judge(("cat", "dog", "Owl")), pictures()
     asked = Field("label", (), vocab=2, names=("owl", "cat"))
-    made = classifier_score(run, asked, "run")(x, {"label": torch.tensor([0, 1] * 3)})
+    made = classifier_score(run, asked, IMAGE.shape)(x, {"label": torch.tensor([0, 1] * 3)})
     logp = run.model.class_logits(x).double().log_softmax(1)
     assert torch.allclose(made, logp[torch.arange(6), torch.tensor([2, 0] * 3)])
 
@@ -128,12 +128,11 @@ def test_classes_are_matched_by_name():
 def test_a_judge_of_other_classes_or_images_or_of_none_is_refused():
     asked = Field("label", (), vocab=2, names=("owl", "bat"))
     with pytest.raises(GencliError, match="does not know class 'bat'"):
-        classifier_score(judge(("cat", "dog", "owl")), asked, "run")
+        classifier_score(judge(("cat", "dog", "owl")), asked, IMAGE.shape)
     with pytest.raises(GencliError, match="is no classifier"):
-        classifier_score(judge(vocab=0), asked, "run")
-    with pytest.raises(GencliError, match="takes"):
-        score = classifier_score(judge(), Field("label", (), vocab=3), "run")
-        score(torch.zeros(1, 1, 4, 4, dtype=torch.uint8), {"label": torch.zeros(1, dtype=torch.long)})
+        classifier_score(judge(vocab=0), asked, IMAGE.shape)
+    with pytest.raises(GencliError, match=r"takes \(1, 2, 2\), the samples are \(1, 4, 4\)"):
+        classifier_score(judge(), Field("label", (), vocab=3), (1, 4, 4))  # before anything is drawn
 
 
 # ------------------------------------------------------------------------------------------------------------ choosing
