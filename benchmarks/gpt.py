@@ -8,6 +8,7 @@ parameters; nothing is averaged there.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -19,7 +20,7 @@ from torch.nn import functional as F
 
 from benchmarks._frame import Case, Outcome, Side
 
-LR, VOCAB = 1e-3, 256
+LR = 1e-3
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,7 @@ class Size:
     """A network for square grids of tokens."""
 
     side: int
+    vocab: int  # grey levels that the digits have at this side
     width: int
     depth: int
     heads: int
@@ -35,9 +37,9 @@ class Size:
 
 def cases(folder: Path, mini: bool) -> list[Case]:
     """One size."""
-    size = Size(8, 16, 2, 2, 4) if mini else Size(16, 256, 6, 4, 16)
+    size = Size(8, 17, 16, 2, 2, 4) if mini else Size(16, 256, 256, 6, 4, 16)
     name = f"training step, gpt, {size.side**2} tokens, batch {size.batch}"
-    return [Case(name, "a plain loop", partial(training, size), 1 if mini else 5, same_start, aim=1.5)]
+    return [Case(name, "a plain loop", partial(training, size), 1 if mini else 5, partial(same_start, size), aim=1.5)]
 
 
 class Block(nn.Module):
@@ -64,9 +66,9 @@ class Plain(nn.Module):
     def __init__(self, size: Size) -> None:
         super().__init__()
         tokens = size.side**2
-        self.table, self.places = nn.Embedding(VOCAB + 1, size.width), nn.Embedding(tokens, size.width)
+        self.table, self.places = nn.Embedding(size.vocab + 1, size.width), nn.Embedding(tokens, size.width)
         self.blocks = nn.ModuleList(Block(size.width, size.heads) for _ in range(size.depth))
-        self.norm, self.head = nn.LayerNorm(size.width), nn.Linear(size.width, VOCAB, bias=False)
+        self.norm, self.head = nn.LayerNorm(size.width), nn.Linear(size.width, size.vocab, bias=False)
         for p in self.parameters():
             if p.ndim > 1:
                 nn.init.normal_(p, std=0.02)
@@ -77,7 +79,7 @@ class Plain(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Logits `(N, T, V)` from the tokens before each; the first is told by a token of its own."""
-        told = F.pad(tokens[:, :-1], (1, 0), value=VOCAB)
+        told = F.pad(tokens[:, :-1], (1, 0), value=self.head.out_features)
         x = self.table(told) + self.places.weight
         for block in self.blocks:
             x = block(x)
@@ -117,19 +119,22 @@ def run_of(size: Size) -> Any:
 
 
 def training(size: Size, who: str) -> Side:
-    """A step of either side; the loss in nats a token."""
+    """A step of either side; the loss in nats a token, and the number of parameters."""
     if who == "gencli":
         from benchmarks._trainer import prepared
         from gencli.training import precision
 
         run, items = run_of(size)
         made = prepared(run, items, precision.resolve("auto", torch.device("cpu"), "transformer"))
-        return lambda: float(made.take_step().losses["loss"]) / size.side**2
+        count = sum(p.numel() for p in run.model.parameters())
+        return lambda: (float(made.take_step().losses["loss"]) / size.side**2, count)
     plain = Plain(size)
-    tokens = torch.randint(VOCAB, (size.batch, size.side**2), generator=torch.Generator().manual_seed(0))
-    return lambda: plain.step(tokens)
+    tokens = torch.randint(size.vocab, (size.batch, size.side**2), generator=torch.Generator().manual_seed(0))
+    count = sum(p.numel() for p in plain.parameters())
+    return lambda: (plain.step(tokens), count)
 
 
-def same_start(ours: float, theirs: float) -> Outcome:
-    """Both losses are those of networks that have begun to learn: below ln 256, and not yet small."""
-    return {"losses of both over ln 256": (max(ours, theirs) / torch.tensor(float(VOCAB)).log().item(), 1.1)}
+def same_start(size: Size, ours: tuple[float, int], theirs: tuple[float, int]) -> Outcome:
+    """The networks are of one size, and neither's loss has left that of an even guess upwards."""
+    worse = max(ours[0], theirs[0]) / math.log(size.vocab)
+    return {"difference of parameters": (abs(ours[1] - theirs[1]), 0), "losses of both over ln V": (worse, 1.1)}

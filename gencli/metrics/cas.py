@@ -21,6 +21,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from gencli.config import opt
 from gencli.core import Items
@@ -40,13 +41,12 @@ class Cas(ItemMetric):
 
     def __call__(self, evidence: Evidence) -> Value:
         samples, test, train = evidence.drawn(), evidence.test, evidence.train
-        truth = labels_of(test.items, evidence.batch_size)
-        found = self._share(samples.features.x, labels_of(samples.items, evidence.batch_size), test.features.x, truth)
+        truth, asked = (labels_of(seen.items, torch.arange(len(seen)), evidence.batch_size) for seen in (test, samples))
+        found = self._share(samples.features.x, asked, test.features.x, truth)
         value, around = share(found)
-        some = spread(len(train), len(samples)).numpy()
-        real = self._share(
-            train.features.x[some], labels_of(train.items, evidence.batch_size)[some], test.features.x, truth
-        )
+        some = spread(len(train), len(samples))
+        known = labels_of(train.items, some, evidence.batch_size)
+        real = self._share(train.features.x[some.numpy()], known, test.features.x, truth)
         by = samples.features.extractor
         return Value(
             name=f"cas[{by}]",
@@ -64,14 +64,14 @@ class Cas(ItemMetric):
         return seen == truth
 
 
-def labels_of(items: Items, batch_size: int) -> np.ndarray:
-    """`(N,)` the labels of all items.
+def labels_of(items: Items, chosen: Tensor, batch_size: int) -> np.ndarray:
+    """`(N,)` the labels of the chosen items.
 
     Raises:
         GencliError: they have none.
     """
     made = []
-    for indices in torch.arange(len(items)).split(batch_size):
+    for indices in chosen.split(batch_size):
         raw = items.batch(indices)
         if "label" not in raw:
             raise GencliError("cas needs labels, these items have none", "use a model of labelled data")
