@@ -212,8 +212,7 @@ class Run:
             picture = drawn if source.spec.x == self.spec.cond[key] else source.decode({**inner, **drawn})
             given = {**given, key: picture["x"].to(self.model.device)}
         for codec in self.codecs:
-            if hasattr(codec, "require"):
-                codec.require(given)
+            codec.require(given)
         return given
 
     def draw(self, rng: Rng, cond: Batch, guidance: float = 1.0) -> Batch:

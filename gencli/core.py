@@ -400,6 +400,9 @@ class Codec(Protocol):
     def draw(self, batch: Batch, rng: Rng) -> Batch:
         """The random part of encoding, once per step: sample a posterior, dequantise."""
 
+    def require(self, batch: Batch) -> None:
+        """Refuse a batch that lacks what `decode` needs besides x."""
+
     def decode(self, batch: Batch) -> Batch:
         """Back to data."""
 

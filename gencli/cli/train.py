@@ -370,7 +370,9 @@ def _next(session: Any) -> str:
 
 def _below(session: Any) -> str:
     """The prior of the next level, after that of one which is not the last."""
-    learned = next((codec for codec in session.run.codecs if getattr(codec, "below", None)), None)
+    from gencli.codecs.learned import Learned
+
+    learned = next((codec for codec in session.run.codecs if isinstance(codec, Learned) and codec.below), None)
     if learned is None:
         return ""
     codec = f"--codec {learned.name}:{learned.below} --source {learned.config.level}={_called(session.folder)}"

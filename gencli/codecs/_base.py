@@ -17,6 +17,9 @@ class BaseCodec(Component):
     def __init__(self, config: Any) -> None:
         self.config = config
 
+    def require(self, batch: Batch) -> None:
+        """Refuse a batch that lacks what decoding needs."""
+
     def spec(self, data: Spec) -> Spec:
         """What `encode` makes of a batch with spec `data`."""
         return data

@@ -7,9 +7,9 @@ a source draws them. A source brings along what it was given itself.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 from gencli.bundle import Run
+from gencli.codecs.learned import Learned
 from gencli.core import Field
 from gencli.errors import GencliError
 
@@ -26,12 +26,13 @@ def complete(run: Run, given: Mapping[str, Run]) -> dict[str, Run]:
     """
     for key, source in given.items():
         _check(run, key, source)
-    needed = [key for codec in run.codecs for key in getattr(codec, "above", ())]
-    made = dict(given)
-    for key in needed:
+    learned, made = _learned(run), dict(given)
+    if learned is None:
+        return made
+    for key in learned.above:
         inner = next((source.sources[key] for source in given.values() if key in source.sources), None)
         if key not in run.model.spec.cond:
-            level, model = _learned(run).config.level, run.config["recipe"]["model"]["name"]
+            level, model = learned.config.level, run.config["recipe"]["model"]["name"]
             raise GencliError(
                 f"model {model} takes no conditions, and the codes '{level}' depend on those of '{key}'",
                 "choose a conditional model such as gated-pixelcnn",
@@ -39,7 +40,7 @@ def complete(run: Run, given: Mapping[str, Run]) -> dict[str, Run]:
         if key not in made and inner is not None:
             made[key] = inner
         if key not in made:
-            codec = f"{_learned(run).name}:{key}"
+            codec = f"{learned.name}:{key}"
             raise GencliError(
                 f"the condition '{key}' has no source, so the new run could not be sampled",
                 f"train a prior of {codec} first (gencli train gated-pixelcnn --codec {codec}), then give --source {key}=RUN",
@@ -69,9 +70,9 @@ def _check(run: Run, key: str, source: Run) -> None:
         )
 
 
-def _learned(run: Run) -> Any:
-    """The run's learned codec, or None."""
-    return next((codec for codec in run.codecs if hasattr(codec, "above")), None)
+def _learned(run: Run) -> Learned | None:
+    """The run's learned codec, if it has one."""
+    return next((codec for codec in run.codecs if isinstance(codec, Learned)), None)
 
 
 def _said(field: Field) -> str:
