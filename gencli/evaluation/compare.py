@@ -187,7 +187,7 @@ class Bench:
     def _starts_off(self, sampler: Any) -> str:
         """Why pure noise is no fair start, if it is none; a run's own sampler is never asked."""
         own = self.run.sampler().public_name()
-        if sampler.interface is not Denoiser or sampler.public_name() == own:
+        if sampler.interface is not Denoiser or sampler.chain or sampler.public_name() == own:
             return ""
         levels = sampler.levels(self.run.model)
         if is_noise(SimpleNamespace(levels=levels)):

@@ -30,6 +30,7 @@ class DiffusionSampler(Sampler):
     accepts: ClassVar[tuple[str, ...]] = ("mean", "transport")
     own: ClassVar[NoiseSchedule] = "karras"  # the levels that its paper, or common use, gives it
     calls: ClassVar[int] = 1  # evaluations of the denoiser in a step
+    chain: ClassVar[bool] = False  # settles at one law from any start, so that pure noise need not be a fair one
 
     @dataclass(frozen=True)
     class Config:

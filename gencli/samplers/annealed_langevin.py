@@ -43,6 +43,7 @@ class AnnealedLangevin(DiffusionSampler):
     """Langevin dynamics while the noise falls, which mixes modes early and sharpens late."""
 
     accepts: ClassVar[tuple[str, ...]] = ("mean",)
+    chain: ClassVar[bool] = True
     own: ClassVar[NoiseSchedule] = "logsnr"
 
     @dataclass(frozen=True)

@@ -38,6 +38,7 @@ class Langevin(DiffusionSampler):
     """A random walk uphill, at one level."""
 
     accepts: ClassVar[tuple[str, ...]] = ("mean",)
+    chain: ClassVar[bool] = True
 
     @dataclass(frozen=True)
     class Config(DiffusionSampler.Config):

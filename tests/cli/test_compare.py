@@ -37,6 +37,7 @@ def stock(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "tokens": table("pixelcnn"),
         "flow": {**table("ddpm"), "model": {"name": "flow-matching", "coupling": "optimal", "net": net}},
         "plane": {**table("ddpm"), "data": POINTS, "model": {"name": "edm", "net": MLP, "label_dropout": 0.1}},
+        "quiet": {**table("ddpm"), "model": {"name": "ncsn", "noise_levels": 4, "net": net}},
         "strong": table("ddpm"),
     }
     for name, tables in made.items():
@@ -59,22 +60,29 @@ ARGS = ["compare", "strong", "--steps", "2,4", "-n", "20"]
 
 
 def test_each_sampler_has_its_cost_and_its_number_and_the_rest_a_reason(shell: Shell, folder: Path) -> None:
-    done = shell.fine(*ARGS, "--samplers", "ddim,heun,langevin,next-token,ddim")
+    done = shell.fine(*ARGS, "--samplers", "ddim,heun,next-token,ddim")
     table_ = rows(done.out)
     assert [(row["sampler"], row["steps"]) for row in table_] == [
         *[("ddim", "2"), ("ddim", "4"), ("heun", "2"), ("heun", "4")],
-        *[("langevin", ""), ("next-token", "")],
+        ("next-token", ""),
     ]
     assert [row["evaluations"] for row in table_[:4]] == ["2", "4", "3", "7"]
     assert all(float(row[FID]) > 0 and float(row["seconds"]) > 0 and not row["note"] for row in table_[:4])
-    assert table_[4]["note"].startswith("off-distribution start: it starts at σ = ")
-    assert table_[5]["note"].startswith("does not apply: ") and "NextToken" in table_[5]["note"]
+    assert table_[4]["note"].startswith("does not apply: ") and "NextToken" in table_[4]["note"]
     best = min(table_[:4], key=lambda row: float(row[FID]))
     assert done.err.splitlines()[-1] == f"next: gencli sample {best['sampler']} -c strong --steps {best['steps']}"
     made = Path("samples/strong/compare-2-4-0")
     assert {p.name for p in made.iterdir()} == {
         *("grid.png", "compare.json", "ddim-2.png", "ddim-4.png", "heun-2.png", "heun-4.png")
     }
+
+
+def test_a_start_that_is_no_noise_is_said_but_for_chains_which_forget_it(shell: Shell, folder: Path) -> None:
+    done = shell.fine("compare", "quiet", "--steps", "2", "-n", "20", "--samplers", "heun,langevin,annealed-langevin")
+    heun, single, annealed = rows(done.out)
+    assert heun["note"].startswith("off-distribution start: it starts at σ = ") and not heun[FID]
+    assert not single["note"] and not annealed["note"], (single, annealed)
+    assert float(single[FID]) > 0 and float(annealed[FID]) > 0
 
 
 def test_the_numbers_are_those_of_eval_and_the_pictures_those_of_sample(shell: Shell, folder: Path) -> None:
