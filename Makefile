@@ -57,6 +57,8 @@ slow: .venv/.tested
 
 quality: .venv/.tested
 	for table in points digits bits matrix; do $(BIN)/python -m benchmarks.quality $$table; done
+	for data in digits fashion-mnist; do $(BIN)/python -m benchmarks.pixels $$data; done
+	$(BIN)/python -m benchmarks.quality page
 
 bench: .venv/.tested
 	$(BIN)/python -m benchmarks --json docs/bench.json

@@ -26,6 +26,7 @@ from torch import Tensor
 from gencli.core import Rng, as_rows
 from gencli.errors import GencliError
 from gencli.guidance._base import Denoise
+from gencli.nn.trace import exact, hutchinson, signs
 from gencli.samplers._butcher import METHODS, Method, SolverName
 
 Derivative = Callable[[Tensor, Tensor], Tensor]  # (t (N,), y (N, …)) -> dy/dt (N, …)
@@ -210,8 +211,8 @@ def log_prob(
         GencliError: as `integrate`.
     """
     size = x[0].numel()
-    signs = [rng.at("probe", i).uniform(x.shape).to(x).sub(0.5).sign() for i in range(probes)]
-    trace = _exact_trace if divergence == "exact" else _hutchinson(signs)
+    drawn = [signs(rng.at("probe", i), x) for i in range(probes)]
+    trace = exact() if divergence == "exact" else hutchinson(drawn)
 
     def slope(u: Tensor, joint: Tensor) -> Tensor:
         with torch.enable_grad():
@@ -222,32 +223,13 @@ def log_prob(
 
     times = torch.tensor([sigma_min, sigma_max], dtype=torch.float64).log()
     joint = torch.cat([x.flatten(1), x.new_zeros(len(x), 1)], dim=1)
-    (last,) = integrate(slope, joint, times, _of_both(rtol, atol), solver, LONGEST)
+    (last,) = integrate(slope, joint, times, of_both(rtol, atol), solver, LONGEST)
     end, gained = last.y[:, :-1], last.y[:, -1] * size
     prior = -0.5 * (end / start_scale).square().sum(1) - size * math.log(start_scale * math.sqrt(2 * math.pi))
     return prior + gained, last.evaluations
 
 
-def _of_both(rtol: float, atol: float) -> Measure:
+def of_both(rtol: float, atol: float) -> Measure:
     """The greater error of x and of log p, which would drown among many values of x and whose size means nothing."""
     own = within(rtol, atol)
     return lambda error, size: torch.maximum(own(error[:, :-1], size[:, :-1]), error[:, -1].abs() / atol)
-
-
-def _hutchinson(signs: list[Tensor]) -> Callable[[Tensor, Tensor], Tensor]:
-    def trace(y: Tensor, x: Tensor) -> Tensor:
-        total = x.new_zeros(len(x))
-        for i, v in enumerate(signs):
-            (back,) = torch.autograd.grad(y, x, v, retain_graph=i < len(signs) - 1)
-            total += (back * v).flatten(1).sum(1)
-        return total / len(signs)
-
-    return trace
-
-
-def _exact_trace(y: Tensor, x: Tensor) -> Tensor:
-    total, flat = x.new_zeros(len(x)), y.flatten(1)
-    for i in range(flat.shape[1]):
-        (back,) = torch.autograd.grad(flat[:, i].sum(), x, retain_graph=i < flat.shape[1] - 1)
-        total += back.flatten(1)[:, i]
-    return total

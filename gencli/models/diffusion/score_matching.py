@@ -34,6 +34,7 @@ from gencli.core import Batch, Losses, Rng, Spec, Turn, full_precision
 from gencli.errors import GencliError
 from gencli.models.diffusion._family import Formulation
 from gencli.models.diffusion._ladder import LadderModel, geometric
+from gencli.nn.trace import exact, hutchinson
 
 MOST = 256
 
@@ -86,11 +87,6 @@ def implicit(score: Callable[[Tensor], Tensor], x: Tensor, probes: Tensor | None
     with full_precision(x.device), torch.enable_grad():
         x = x.detach().requires_grad_()
         s = score(x)
-        directions = torch.eye(x[0].numel()).to(x).reshape(-1, 1, *x.shape[1:]) if probes is None else probes.unbind(1)
-        trace = x.new_zeros(len(x))
-        for v in directions:
-            (along,) = torch.autograd.grad((s * v).sum(), x, create_graph=twice, retain_graph=True)
-            trace = trace + (along * v).flatten(1).sum(1)
-        scale = 1 if probes is None else probes.shape[1]
-        each = trace / scale + s.square().flatten(1).sum(1) / 2
+        trace = exact(twice) if probes is None else hutchinson(probes.unbind(1), twice)
+        each = trace(s, x) + s.square().flatten(1).sum(1) / 2
         return each if twice else each.detach()
