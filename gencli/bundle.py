@@ -163,9 +163,10 @@ class Run:
                 f"run {named} cannot be sampled: {type(self.model).__name__} tells classes",
                 f"guide a diffusion model by it: `gencli sample RUN --class 3 --classifier {self.name}`",
             )
-        level = next((f":{name}" for name in getattr(self.model, "levels", {})), "")
-        prior = f"train a prior over its codes: `gencli train gated-pixelcnn --codec {self.name}{level}`"
-        raise GencliError(f"run {named} cannot be sampled: {type(self.model).__name__} has no prior", prior)
+        raise GencliError(
+            f"run {named} cannot be sampled: {type(self.model).__name__} has no prior",
+            f"train a prior over its codes: `{prior_over(self.model, self.name)}`",
+        )
 
     def frames(
         self,
@@ -320,6 +321,14 @@ def new_config(
         "adapters": [],
         "step": 0,
     }
+
+
+def prior_over(model: Model, name: str) -> str:
+    """The command that trains a prior over the codes of an autoencoder, the model of run `name`."""
+    latent = getattr(model, "latent", None)
+    prior = "em" if latent is not None and latent.vocab is None else "gated-pixelcnn"
+    level = next((f":{level}" for level in getattr(model, "levels", {})), "")
+    return f"gencli train {prior} --codec {name}{level}"
 
 
 def state_of(module: nn.Module) -> dict[str, Tensor]:

@@ -224,6 +224,11 @@ class Model(nn.Module, Component, ABC):
         """What is trained in which order within a step."""
         return [Phase("main", (self,))]
 
+    @classmethod
+    def data_for(cls, config: Any, data: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The table of a run's data set, given the model's settings: another one where they say what is to be fitted."""
+        return data
+
     def attach(self) -> None:
         """At every start: load teachers and frozen features."""
 
@@ -344,6 +349,31 @@ class Likelihood(Protocol):
 
     def log_prob(self, x: Tensor, rng: Rng, samples: int = 1, **cond: Tensor) -> Tensor:
         """`(N,)` nats."""
+
+
+@runtime_checkable
+class Posterior(Protocol):
+    """A flat latent of independent normal numbers given x, and its prior.
+
+    `gaussian = False` says that a draw is changed further: then `draw_posterior(*infer(x, **cond), noise)` is (z, log q).
+    """
+
+    def posterior(self, x: Tensor, **cond: Tensor) -> Any:
+        """The normal numbers: `mean` and `log_var` `(N, dim)`, `draw(noise)` and `log_prob(z)`."""
+
+    def log_prior(self, z: Tensor, **cond: Tensor) -> Tensor:
+        """log p(z) `(N,)` in nats."""
+
+
+@runtime_checkable
+class Invertible(Protocol):
+    """A map of data to noise of the same shape, with its volume, and back."""
+
+    def forward_flow(self, x: Tensor, **cond: Tensor) -> tuple[Tensor, Tensor]:
+        """z and log |det dz/dx| `(N,)`."""
+
+    def inverse(self, z: Tensor, **cond: Tensor) -> Tensor:
+        """x from z."""
 
 
 @runtime_checkable

@@ -14,7 +14,7 @@ import shutil
 import stat
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -120,6 +120,25 @@ def explain(error: OSError, path: Path) -> GencliError:
 def _free(path: Path) -> str:
     place = next((parent for parent in path.absolute().parents if parent.exists()), Path.cwd())
     return f"{as_size(shutil.disk_usage(place).free)} free in {place}"
+
+
+def make_room(places: Sequence[Path], most: int) -> None:
+    """Delete the files and folders used longest ago until they take at most `most` bytes together."""
+    times: dict[Path, float] = {}
+    for place in places:
+        with contextlib.suppress(FileNotFoundError):  # deleted meanwhile
+            times[place] = place.stat().st_mtime
+    sizes = {place: space(place).size for place in times}
+    over = sum(sizes.values()) - most
+    for place in sorted(times, key=times.__getitem__):
+        if over <= 0:
+            return
+        if place.is_dir():
+            shutil.rmtree(place, ignore_errors=True)  # Windows keeps what another run has mapped
+        else:
+            with contextlib.suppress(OSError):
+                place.unlink(missing_ok=True)
+        over -= 0 if place.exists() else sizes[place]
 
 
 @dataclass(frozen=True)

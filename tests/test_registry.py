@@ -46,7 +46,8 @@ def test_the_first_line_says_title_and_paper(kind: str, name: str) -> None:
     first = entry.doc.split("\n", 1)[0]
     assert entry.title and len(first) <= 120
     if kind == "models" or "arXiv" in first:
-        dated = entry.arxiv or (entry.year and int(entry.year) <= 2011) or name == "imagegpt"  # these have no number
+        unnumbered = name in ("imagegpt", "beta-vae", "cvae")
+        dated = entry.arxiv or (entry.year and int(entry.year) <= 2011) or unnumbered
         assert entry.authors and entry.year and dated, f"not `Title (Authors, Year). arXiv:id`: {first}"
     else:
         assert entry.authors or first.endswith("."), f"neither a paper's line nor a sentence: {first}"

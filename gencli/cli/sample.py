@@ -14,7 +14,7 @@ import typer.main
 from typer.core import TyperGroup
 
 from gencli import files, registry, runs
-from gencli.cli import completing, console, guiding
+from gencli.cli import completing, console, guiding, walking
 from gencli.cli.options import Flag, build, chosen_value, flag_of, nested
 from gencli.config import settings
 from gencli.errors import GencliError
@@ -125,6 +125,7 @@ _FIXED = [
     Flag("classes", ("--class",), str, "names or ids, comma-separated, used in turn", "What", shown="all in turn"),
     *completing.FLAGS,
     *guiding.FLAGS,
+    *walking.FLAGS,
     Flag(
         "trajectory", ("--trajectory",), bool, "also write the way there as an animated WebP", "Output", default=False
     ),
@@ -238,6 +239,11 @@ def run_command(name: str, values: dict[str, Any]) -> None:
     if values["timesteps"]:
         if world().main:
             _timesteps(run, sampler)
+        return
+    if what := walking.asked(values):
+        if world().main:
+            chosen = parse_classes(values.get("classes"), run)
+            walking.show(what, run, sampler, values, chosen, lambda part: _folder(values, run.name, part))
         return
     seeds = parse_seeds(values, completing.EACH if "input" in values else 16)
     guidance = guiding.guidance_of(values, run)

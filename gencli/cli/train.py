@@ -355,7 +355,7 @@ def _finish(session: Any, step: int, name: str) -> None:
 
 
 def _next(session: Any) -> str:
-    from gencli.bundle import DEFAULT_SAMPLERS
+    from gencli.bundle import DEFAULT_SAMPLERS, prior_over
     from gencli.core import Classifier
 
     if any(isinstance(session.run.model, interface) for interface, _ in DEFAULT_SAMPLERS):
@@ -364,8 +364,7 @@ def _next(session: Any) -> str:
         return f"gencli eval accuracy -c {_called(session.folder)}"
     if isinstance(session.run.model, Classifier):
         return _guided_by(_called(session.folder))
-    level = next((f":{name}" for name in getattr(session.run.model, "levels", {})), "")
-    return f"gencli train gated-pixelcnn --codec {_called(session.folder)}{level}"
+    return prior_over(session.run.model, _called(session.folder))
 
 
 def _below(session: Any) -> str:

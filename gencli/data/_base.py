@@ -25,11 +25,13 @@ class Split:
         x: the items.
         cond: one tensor a condition, `(N, *field.shape)`.
         ids: a stable name for each item, for receipts and error messages.
+        factors: what each item was made from, where that is known: whole numbers `(N,)` by the factor's name.
     """
 
     x: np.ndarray
     cond: Mapping[str, Tensor] = field(default_factory=dict)
     ids: list[str] | None = None
+    factors: Mapping[str, Tensor] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.x)
@@ -42,7 +44,9 @@ class Split:
     def only(self, keep: np.ndarray) -> Split:
         """The items at the indices `keep`."""
         ids = [self.ids[i] for i in keep] if self.ids is not None else None
-        return Split(self.x[keep], {key: value[torch.from_numpy(keep)] for key, value in self.cond.items()}, ids)
+        kept = torch.from_numpy(keep)
+        cond, factors = ({key: value[kept] for key, value in part.items()} for part in (self.cond, self.factors))
+        return Split(self.x[keep], cond, ids, factors)
 
 
 class Data(Component):

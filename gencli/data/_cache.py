@@ -20,6 +20,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from gencli import files
 from gencli.data._source import Source
 from gencli.errors import GencliError
 from gencli.files import as_size, atomic_json, explained, replace, sync_folder
@@ -39,7 +40,7 @@ def folder() -> Path:
 
 
 def limit() -> int:
-    """The most that decoded folders may take together, in bytes: `$GENCLI_CACHE_GB`, else 20 GB."""
+    """The most that decoded folders, and that kept features, may take together, in bytes: `$GENCLI_CACHE_GB`, else 20 GB."""
     given = os.environ.get("GENCLI_CACHE_GB", "")
     try:
         return int(float(given or _LIMIT) * 1e9)
@@ -160,14 +161,8 @@ def make_room(size: int) -> None:
     """Delete the decoded folders used longest ago until `size` more bytes fit."""
     if not folder().is_dir():
         return
-    kept = sorted((p for p in folder().iterdir() if p.is_dir() and p.name[0] != "."), key=lambda p: p.stat().st_mtime)
-    sizes = {place: sum(file.stat().st_size for file in place.iterdir()) for place in kept}
-    over = sum(sizes.values()) + size - limit()
-    for place in kept:
-        if over <= 0:
-            return
-        shutil.rmtree(place, ignore_errors=True)  # Windows keeps what another run has mapped
-        over -= 0 if place.exists() else sizes[place]
+    kept = [place for place in folder().iterdir() if place.is_dir() and place.name[0] != "."]
+    files.make_room(kept, limit() - size)
 
 
 def write_rows(path: Path, stage: np.ndarray, rows: list[int], grey: bool) -> tuple[int, ...]:

@@ -1,10 +1,10 @@
-"""Points in the plane from four well-known shapes: 8 Gaussians, two moons, a checkerboard, a swiss roll.
+"""Points in the plane from five well-known shapes: 8 or 25 Gaussians, two moons, a checkerboard, a swiss roll.
 
 Offers: points, label
 
 Every shape has mean zero and root-mean-square coordinate one, by exact constants of its distribution (never by the
 sample's own). `size` points for training and as many, drawn independently, for test. The label is the component of
-`8-gaussians`; the other shapes have none. Points are float32 `(N, 2)`, unbounded.
+`8-gaussians` and `25-gaussians`; the other shapes have none. Points are float32 `(N, 2)`, unbounded.
 """
 
 from __future__ import annotations
@@ -20,31 +20,38 @@ from gencli.config import opt
 from gencli.core import Field, Rng, Spec
 from gencli.data._base import Data, Split
 
-_NOISE = {"8-gaussians": 0.125, "moons": 0.1, "swiss-roll": 0.08}  # standard deviation, before scaling to unit size
+_NOISE = {
+    "8-gaussians": 0.125,
+    "25-gaussians": 0.05,
+    "moons": 0.1,
+    "swiss-roll": 0.08,
+}  # standard deviation, before scaling to unit size
+COMPONENTS = {"8-gaussians": 8, "25-gaussians": 25}
 
 
 class Toy2d(Data):
-    """Four shapes, by name and seed."""
+    """Five shapes, by name and seed."""
 
     @dataclass(frozen=True)
     class Config:
-        shape: Literal["8-gaussians", "moons", "checkerboard", "swiss-roll"] = opt(
+        shape: Literal["8-gaussians", "25-gaussians", "moons", "checkerboard", "swiss-roll"] = opt(
             "8-gaussians", "distribution the points come from"
         )
         size: int = opt(10_000, "number of training points, and of test points", low=1, high=10_000_000)
         seed: int = opt(0, "seed of the points", low=0)
-        unconditional: bool = opt(False, "leave out the labels that 8-gaussians has")
+        unconditional: bool = opt(False, "leave out the labels that Gaussians have")
 
     kind: ClassVar[str] = "points"
 
     @property
     def spec(self) -> Spec:
-        label = Field("label", (), vocab=8, names=tuple("01234567"))
+        count = COMPONENTS.get(self.config.shape, 8)
+        label = Field("label", (), vocab=count, names=tuple(str(i) for i in range(count)))
         return Spec(Field("points", (2,)), {"label": label} if self._labelled else {})
 
     @property
     def _labelled(self) -> bool:
-        return self.config.shape == "8-gaussians" and not self.config.unconditional
+        return self.config.shape in COMPONENTS and not self.config.unconditional
 
     def load(self) -> dict[str, Split]:
         return {name: self._split(name) for name in ("train", "test")}
@@ -61,11 +68,14 @@ def draw(shape: str, rng: Rng) -> tuple[Tensor, Tensor]:
     n = len(rng)
     noise = rng.at("noise").normal((n, 2), torch.float64) * _NOISE.get(shape, 0.0)
     u = rng.at("place").uniform((n, 2), torch.float64)
-    which = rng.at("component").integers((n,), 8)
+    which = rng.at("component").integers((n,), COMPONENTS.get(shape, 8))
     if shape == "8-gaussians":
         angle = which * (math.pi / 4)
         points = torch.stack([angle.cos(), angle.sin()], -1) + noise
         return points / math.sqrt(0.5 + _NOISE[shape] ** 2), which
+    if shape == "25-gaussians":  # a grid of five by five, one apart
+        points = torch.stack([which // 5, which % 5], -1) - 2 + noise
+        return points / math.sqrt(2 + _NOISE[shape] ** 2), which
     if shape == "checkerboard":  # eight of the sixteen unit squares of [-2, 2]²
         column, row = which // 2, (which % 2) * 2 + (which // 2) % 2
         points = torch.stack([column + u[:, 0], row + u[:, 1]], -1) - 2

@@ -3,7 +3,8 @@
 A set of features is known by everything that decides it: the weights (a codec's and sources' too) and what they are weights
 of, the sampler and guidance with all settings, precision, device, size of a micro-batch, versions, the source code that
 draws, and the extractor. Inside a set a micro-batch is known by its seeds and conditions. So a second evaluation calls no
-network, one that was killed goes on at the first micro-batch that is missing, and more samples reuse the fewer.
+network, one that was killed goes on at the first micro-batch that is missing, and more samples reuse the fewer. All sets
+together, references' too, take at most `$GENCLI_CACHE_GB`, else 20 GB: those used longest ago are deleted.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from gencli.bundle import Run, spec_to
 from gencli.config import as_dict
 from gencli.evaluation.generate import Request, origin
 from gencli.home import home
-from gencli.metrics._features import Extractor, keep, read_kept
+from gencli.metrics._features import Extractor, keep, make_room, read_kept, used
 
 DRAWING = (
     *("core.py", "bundle.py", "nn", "networks", "operators", "guidance", "samplers", "adapters", "models", "codecs"),
@@ -66,7 +67,9 @@ class Kept:
         keep(self.path(chunk), rows)
 
     def read(self) -> list[Any]:
-        """The features of all micro-batches in order, none of which is missing."""
+        """The features of all micro-batches in order, none of which is missing; makes room for them among the others."""
+        used(self.folder)
+        make_room(self.folder)
         return [read_kept(self.path(chunk)) for chunk in range(len(self.starts))]
 
 

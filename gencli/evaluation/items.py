@@ -18,7 +18,7 @@ from gencli.evaluation import evaluate
 from gencli.evaluation.evaluate import Result
 from gencli.evaluation.generate import Request, class_field
 from gencli.metrics._base import Evidence, ItemMetric, Seen
-from gencli.metrics._features import BATCH, Extractor, in_batches, reference
+from gencli.metrics._features import BATCH, Extractor, in_batches, reference, reference_part
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -65,10 +65,13 @@ def measure(
 
     For the first process; where samples are drawn the others `evaluate.assist`.
     """
+    classes = class_field(run, plan.guidance)
+    for _, metric in metrics:
+        metric.foresee(classes)
     samples, receipt = None, {**origin_of(run), "seed": plan.seed}
     if draws(metrics):
         samples, receipt = samples_of_run(run, evaluate.request_of(run, plan), watch)
-    given = evidence(data, by, samples, run, class_field(run, plan.guidance), plan.seed, plan.batch)
+    given = evidence(data, by, samples, run, classes, plan.seed, plan.batch)
     facts = {"data": data.name, "data_hash": data.hash, "split": "train and test"}
     features = {"features": by.name, "features_fingerprint": by.fingerprint}
     return weigh(metrics, given, {**receipt, **facts, **features}), given
@@ -120,7 +123,11 @@ def evidence(
                 f"data set '{data.name}' has no {name} items, which metrics of items compare with",
                 "use data with both splits",
             )
-        return Seen(data.split(name), lambda: reference(data, name, by))
+        return Seen(
+            data.split(name),
+            lambda: reference(data, name, by),
+            lambda some: reference_part(data, name, by, some.numpy()),
+        )
 
     def drawn(items: Split) -> Seen:
         return Seen(items, lambda: by.extract(in_batches(items, np.arange(len(items)), BATCH)))

@@ -1,13 +1,14 @@
-"""Balls around the items of a set that reach to the k-th nearest neighbour, also with each group of the jackknife left out."""
+"""Balls around the items of a set that reach to the k-th nearest neighbour, also in a part of the set."""
 
 from __future__ import annotations
 
 import numpy as np
 
-from gencli.metrics._interval import GROUPS
-
 ROWS = 1024
-SPARE = 16  # neighbours kept beyond the k-th
+SPARE = 16  # neighbours kept beyond twice k
+LEAST = 50  # items that are halved
+
+Near = tuple[np.ndarray, np.ndarray]  # distances and indices of neighbours
 
 
 def distances(x: np.ndarray, y: np.ndarray, rows: int = ROWS) -> np.ndarray:
@@ -28,25 +29,27 @@ def reach(within: np.ndarray, k: int) -> np.ndarray:
 
 
 def enough(n: int, k: int) -> bool:
-    """Whether k neighbours, and two items a group, are left without a group."""
-    return n >= 2 * GROUPS and n - -(-n // GROUPS) > k
+    """Whether halves have k neighbours and enough items to say how far apart they are."""
+    return n >= LEAST and n // 2 > k
 
 
-def reach_without(within: np.ndarray, k: int, groups: np.ndarray) -> np.ndarray:
-    """The same `(25, N)` with each group left out; −1, which reaches nothing, for the group's own items.
-
-    Only the nearest neighbours are looked at, all of them where too many belong to one group.
-    """
-    most = min(k + SPARE, len(within) - 1)
-    nearest = np.argpartition(within, most, axis=1)[:, : most + 1]
-    apart = np.take_along_axis(within, nearest, 1)
+def neighbours(within: np.ndarray, k: int) -> Near:
+    """The nearest items of each one, itself among them, nearest first: so many that k are in almost every half of the set."""
+    most = min(2 * k + SPARE, len(within) - 1)
+    index = np.argpartition(within, most, axis=1)[:, : most + 1]
+    apart = np.take_along_axis(within, index, 1)
     order = apart.argsort(1)
-    apart, of = np.take_along_axis(apart, order, 1), groups[np.take_along_axis(nearest, order, 1)]
-    made = np.full((GROUPS, len(within)), -1.0)
-    for group in range(GROUPS):
-        left = np.flatnonzero(groups != group)
-        counted = (of[left] != group).cumsum(1)
-        made[group, left] = apart[left, (counted > k).argmax(1)]
-        short = left[counted[:, -1] <= k]
-        made[group, short] = reach(within[np.ix_(short, left)], k)
-    return made
+    return np.take_along_axis(apart, order, 1), np.take_along_axis(index, order, 1)
+
+
+def reach_among(within: np.ndarray, near: Near, k: int, kept: np.ndarray) -> np.ndarray:
+    """`reach` of the items `kept` (indices) in the set of these alone."""
+    apart, index = near
+    inside = np.zeros(len(within), bool)
+    inside[kept] = True
+    counted = inside[index[kept]].cumsum(1)
+    made = apart[kept, (counted > k).argmax(1)]
+    short = np.flatnonzero(counted[:, -1] <= k)
+    if len(short):
+        made[short] = reach(within[np.ix_(kept[short], kept)], k)
+    return np.asarray(made)

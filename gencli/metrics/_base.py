@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, ClassVar, Literal, Protocol
 
@@ -162,11 +162,19 @@ class ModelMetric(Component):
 
 
 class Seen:
-    """Items one by one, and their features, which are extracted when they are first asked for."""
+    """Items one by one, and their features, which are extracted when they are first asked for.
 
-    def __init__(self, items: Items, extract: Callable[[], FeatureSet]) -> None:
+    Args:
+        items: one by one.
+        extract: features of all.
+        part: features of those at some indices alone; None = all are extracted.
+    """
+
+    def __init__(
+        self, items: Items, extract: Callable[[], FeatureSet], part: Callable[[Tensor], FeatureSet] | None = None
+    ) -> None:
         self.items = items
-        self._extract = extract
+        self._extract, self._part = extract, part
 
     def __len__(self) -> int:
         return len(self.items)
@@ -175,6 +183,12 @@ class Seen:
     def features(self) -> FeatureSet:
         """One row an item, in their order."""
         return self._extract()
+
+    def features_of(self, indices: Tensor) -> FeatureSet:
+        """Of some items, without the others' where those were not asked for."""
+        if self._part is not None and "features" not in self.__dict__:
+            return self._part(indices)
+        return replace(self.features, x=self.features.x[indices.numpy()])
 
 
 @dataclass(frozen=True)
@@ -211,6 +225,10 @@ class ItemMetric(Component):
     kinds: ClassVar[tuple[str, ...]] = ("image",)
     draws: ClassVar[bool] = True  # whether it looks at samples
     needs: ClassVar[tuple[type[Any], ...]] = ()  # abilities, one of which the model must have
+
+    def foresee(self, classes: Field | None) -> None:
+        """Refuse, before samples are drawn, what would be refused once they are; `classes` are those asked for."""
+        return
 
     @abstractmethod
     def __call__(self, evidence: Evidence) -> list[Value] | Value:

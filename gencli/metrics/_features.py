@@ -10,10 +10,13 @@ TorchScript file that is opened only if its sha256 is the known one.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +25,13 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from gencli import registry
+from gencli import files, registry
 from gencli.core import Classifier, Features, Rng
 from gencli.data._base import Data, Split
+from gencli.data._cache import limit
 from gencli.errors import GencliError
 from gencli.files import atomic_path
-from gencli.home import home
+from gencli.home import CACHES, home
 from gencli.metrics._base import FeatureSet, Head
 
 NAMES = ("gencli", "inception", "dinov2", "clip", "random", "pixels", "points")
@@ -210,12 +214,12 @@ def from_path(path: Path, device: torch.device | str = "cpu") -> Extractor:
         return _pretrained.Pretrained(path, device)
     if (path / "config.json").exists():
         return RunFeatures(path, device)
-    files = sorted(path.glob("*.safetensors")) if path.is_dir() else [path]
-    if len(files) != 1:
-        raise GencliError(f"{path} holds {len(files)} safetensors files, one is needed", "give the file itself")
-    net = load_network(files[0])
-    made = Network(net, files[0].stem, device, sha256_of(files[0]))
-    made.name = f"{files[0].stem}-{made.fingerprint[:8]}"  # two files may share a name
+    found = sorted(path.glob("*.safetensors")) if path.is_dir() else [path]
+    if len(found) != 1:
+        raise GencliError(f"{path} holds {len(found)} safetensors files, one is needed", "give the file itself")
+    net = load_network(found[0])
+    made = Network(net, found[0].stem, device, sha256_of(found[0]))
+    made.name = f"{found[0].stem}-{made.fingerprint[:8]}"  # two files may share a name
     return made
 
 
@@ -283,14 +287,30 @@ def reference(data: Data, split: str, by: Extractor, n: int | None = None, batch
     if path.exists():
         return by.together([read_kept(path)])
     indices = subset(len(items), count, data.hash)
+    return _kept(path, by, items, indices, batch_size)
+
+
+def reference_part(data: Data, split: str, by: Extractor, indices: np.ndarray) -> FeatureSet:
+    """Features of the items of a split at some indices, from the cache where these or all were extracted before."""
+    items = data.split(split)
+    if len(indices) == len(items) or cache_path(data, split, by, len(items)).exists():
+        whole = reference(data, split, by)
+        return replace(whole, x=whole.x[indices])
+    which = hashlib.sha256(indices.astype("<i8").tobytes()).hexdigest()[:16]
+    path = cache_path(data, split, by, len(indices), which)
+    return by.together([read_kept(path)]) if path.exists() else _kept(path, by, items, indices, BATCH)
+
+
+def _kept(path: Path, by: Extractor, items: Split, indices: np.ndarray, batch_size: int) -> FeatureSet:
     made = by.extract(in_batches(items, indices, batch_size))
     keep(path, made.x)
+    make_room(path)
     return made
 
 
-def cache_path(data: Data, split: str, by: Extractor, count: int) -> Path:
-    """Where the features of `count` items are kept."""
-    key = json.dumps([data.hash, split, by.name, by.fingerprint, count])
+def cache_path(data: Data, split: str, by: Extractor, count: int, which: str = "") -> Path:
+    """Where the features of `count` items are kept, or of those that `which` is a digest of."""
+    key = json.dumps([data.hash, split, by.name, by.fingerprint, count, *([which] if which else [])])
     return home() / "cache" / "features" / f"{hashlib.sha256(key.encode()).hexdigest()[:24]}.npy"
 
 
@@ -314,6 +334,19 @@ def keep(path: Path, rows: np.ndarray) -> None:
         np.save(file, rows)
 
 
+def make_room(latest: Path) -> None:
+    """Delete the sets of features used longest ago, but not the latest one, until all fit: `$GENCLI_CACHE_GB`, else 20 GB."""
+    (cache,) = (cache for cache in CACHES if cache.name == "features")
+    others = [place for place in cache.items if place != latest and place.name[0] != "."]
+    files.make_room(others, limit() - files.space(latest).size)
+
+
+def used(place: Path) -> None:
+    """Mark a set of features as used now."""
+    with contextlib.suppress(OSError):  # a read-only cache is still a cache
+        os.utime(place)
+
+
 def read_kept(path: Path) -> Any:
     """Features from the cache.
 
@@ -321,6 +354,7 @@ def read_kept(path: Path) -> Any:
         GencliError: the file is damaged.
     """
     try:
+        used(path)
         return np.load(path, allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
         raise GencliError(f"cached features are damaged: {path}: {error}", f"delete {path}") from error

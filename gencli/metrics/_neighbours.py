@@ -47,6 +47,20 @@ def nearest(
     return np.sqrt(((x - rows) ** 2).sum(1)), index
 
 
+def nearer(x: np.ndarray, among: Iterator[np.ndarray] | list[np.ndarray], reach: np.ndarray) -> np.ndarray:
+    """How many rows of all blocks `(N,)` lie nearer to each row than its `reach`; those as near count half."""
+    made, own = np.zeros(len(x)), (x * x).sum(1)
+    for block in among:
+        square = (block * block).sum(1)
+        for first in range(0, len(x), ROWS):
+            here = slice(first, first + ROWS)
+            apart = own[here, None] + square - 2 * x[here] @ block.T
+            edge = reach[here, None] ** 2
+            slack = 1e-12 * (own[here, None] + edge)  # products of equal rows differ by rounding
+            made[here] += (apart < edge - slack).sum(1) / 2 + (apart <= edge + slack).sum(1) / 2
+    return made
+
+
 def in_blocks(x: np.ndarray) -> list[np.ndarray]:
     """An array as blocks for `nearest`."""
     return [x[start : start + READ] for start in range(0, len(x), READ)]

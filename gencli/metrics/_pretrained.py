@@ -82,7 +82,10 @@ class Pretrained(Extractor):
 
     def __init__(self, folder: Path, device: torch.device | str = "cpu") -> None:
         self.kind = KINDS[kind_of(folder)]
-        self.device, self.net = torch.device(device), load(folder, self.kind).eval().requires_grad_(False).to(device)
+        self.device, self.net = (
+            torch.device(device),
+            load(folder, self.kind.network, self.kind.name).eval().requires_grad_(False).to(device),
+        )
         self.side = self.kind.side(self.net.config)
         mean, deviation = (", ".join(f"{x:g}" for x in values) for values in (self.kind.mean, self.kind.deviation))
         self.words = (
@@ -143,8 +146,8 @@ def beside(name: str) -> Path:
     return folder
 
 
-def load(folder: Path, kind: Kind) -> Any:
-    """The network with its weights.
+def load(folder: Path, network: str, name: str) -> Any:
+    """A network of `transformers` with its weights; `name` is what for.
 
     Raises:
         GencliError: `transformers` is not installed, or the folder is damaged or lacks tensors.
@@ -153,22 +156,20 @@ def load(folder: Path, kind: Kind) -> Any:
         import_torchvision()  # which transformers imports too
         import transformers
     except ImportError:
-        raise GencliError(
-            f"features {kind.name} need the package transformers", "pip install 'gencli[features]'"
-        ) from None
+        raise GencliError(f"{name} needs the package transformers", "pip install 'gencli[features]'") from None
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     if not (folder / "model.safetensors").is_file():
         raise GencliError(f"{folder} has no model.safetensors", "weights are read from safetensors only")
     try:
-        made, told = getattr(transformers, kind.network).from_pretrained(
+        made, told = getattr(transformers, network).from_pretrained(
             folder, local_files_only=True, use_safetensors=True, output_loading_info=True
         )
     except Exception as error:  # the library raises anything on damaged files
         why = str(error).partition("\n")[0]
-        raise GencliError(f"{folder} cannot be read as {kind.network}: {why}", "copy its files again") from error
+        raise GencliError(f"{folder} cannot be read as {network}: {why}", "copy its files again") from error
     if missing := sorted(told["missing_keys"]):
         raise GencliError(
-            f"{folder} lacks {len(missing)} tensors of {kind.network}, first '{missing[0]}'", "copy its files again"
+            f"{folder} lacks {len(missing)} tensors of {network}, first '{missing[0]}'", "copy its files again"
         )
     return made

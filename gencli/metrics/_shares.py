@@ -14,9 +14,9 @@ def share(hits: np.ndarray) -> Share:
     return wilson(int(hits.sum()), len(hits))
 
 
-def wilson(hits: int, n: int) -> Share:
+def wilson(hits: float, n: float, z: float = Z_975) -> Share:
     """`hits` of `n` as a share and Wilson's interval, which has a width at 0 and 1 too."""
-    p, spread = hits / n, Z_975**2 / n
+    p, spread = hits / n, z**2 / n
     middle = (p + spread / 2) / (1 + spread)
     half = np.sqrt(p * (1 - p) * spread + spread**2 / 4) / (1 + spread)
     return p, (float(max(0.0, min(p, middle - half))), float(min(1.0, max(p, middle + half))))

@@ -46,7 +46,7 @@ class Cas(ItemMetric):
         value, around = share(found)
         some = spread(len(train), len(samples))
         known = labels_of(train.items, some, evidence.batch_size)
-        real = self._share(train.features.x[some.numpy()], known, test.features.x, truth)
+        real = self._share(train.features_of(some).x, known, test.features.x, truth)
         by = samples.features.extractor
         return Value(
             name=f"cas[{by}]",

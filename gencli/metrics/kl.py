@@ -10,8 +10,8 @@ From distances to k-th nearest neighbours, in nats, with P the data and Q what a
 
 Ours: `js` takes as many of either set, drawn by a seed, and measures both against all of them together. A greater k than 1
 spreads less and is further off: where one set reaches far beyond the other, the neighbours are too far away to tell how
-much less dense it is, and the divergence comes out too low. The interval knows nothing of that; since
-leaving items out moves neighbours, it is about a third too wide besides.
+much less dense it is, and the divergence comes out too low. The interval knows nothing of that: it is the one of halves
+(`metrics/_interval.py`), for 50 items or more, around what sets of this size have on average.
 
 Shapes: points `(N, D)`; more than k items on either side. Range: near 0 for equal distributions, may be a little negative.
 Raises: GencliError for points of different dimension, too few of them, or more than k that coincide.
@@ -26,9 +26,10 @@ from typing import ClassVar
 import numpy as np
 
 from gencli.config import opt
+from gencli.metrics._balls import enough
 from gencli.metrics._base import FeatureSet, SampleMetric, Value
 from gencli.metrics._divergence import js, kl
-from gencli.metrics._interval import Interval, from_replicates, jackknife
+from gencli.metrics._interval import Interval, around, halves
 
 Estimate = Callable[[np.ndarray, np.ndarray, int], float]
 
@@ -79,5 +80,7 @@ def _with_interval(
     estimate: Estimate, x: np.ndarray, y: np.ndarray, k: int, high: float = np.inf
 ) -> tuple[float, Interval | None]:
     value = estimate(x, y, k)
-    replicates = jackknife(lambda a, b: estimate(x[a], y[b], k), len(x), len(y))
-    return value, None if replicates is None else from_replicates(value, replicates, high=high)
+    if not enough(min(len(x), len(y)), k):
+        return value, None
+    variance = halves(lambda a, b: estimate(x[a], y[b], k), len(x), len(y))
+    return value, around(value, float(variance), high=high)

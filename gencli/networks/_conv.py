@@ -2,11 +2,27 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
 from gencli.core import Field
 from gencli.errors import GencliError
 from gencli.nn import sides
+from gencli.nn.embed import LabelEmbedding
+
+PLANES = 2
+
+
+class LabelPlanes(LabelEmbedding):
+    """A class label as learned maps, more channels of an image: a convolution cannot know where in the image it is."""
+
+    def __init__(self, label: Field, height: int, width: int) -> None:
+        super().__init__(label, PLANES * height * width, std=1.0)
+
+    def beside(self, x: Tensor, label: Tensor) -> Tensor:
+        """`(N, C, H, W)` to `(N, C + PLANES, H, W)`."""
+        planes = self(label).to(x.dtype).reshape(len(x), PLANES, *x.shape[2:])
+        return torch.cat([x, planes], dim=1)
 
 
 class ResidualStack(nn.Module):

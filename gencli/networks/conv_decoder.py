@@ -4,7 +4,8 @@ Offers: map
 
 A 3×3 convolution, a residual stack, and `downsamples` 4×4 transposed convolutions of stride 2 with relus between. Two
 downsamples, width 128 and two residual blocks of 32 are the released CIFAR-10 network: 290,307 parameters. A vector
-first becomes a grid of `width` feature maps by a linear layer and a relu.
+first becomes a grid of `width` feature maps by a linear layer and a relu. Ours: a class label is seen as more channels of the
+grid.
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ from torch import Tensor, nn
 from gencli.config import Component, opt
 from gencli.core import Field
 from gencli.errors import GencliError
-from gencli.networks._conv import ResidualStack, check_image, widths
+from gencli.networks._conv import PLANES, LabelPlanes, ResidualStack, check_image, widths
+from gencli.nn.embed import label_field
 
 
 class ConvDecoder(nn.Module, Component):
@@ -51,6 +53,9 @@ class ConvDecoder(nn.Module, Component):
             linear = nn.Linear(x.size, config.width * math.prod(grid))
             self.lift = nn.Sequential(linear, nn.Unflatten(1, (config.width, *grid)), nn.ReLU())
             here = config.width
+        label = label_field(cond or {}, "conv-decoder")
+        self.label = LabelPlanes(label, *grid) if label else None
+        here += PLANES if label else 0
         layers: list[nn.Module] = [nn.Conv2d(here, config.width, 3, padding=1)]
         layers.append(ResidualStack(config.width, config.residual_width, config.residual_blocks))
         here = config.width
@@ -60,4 +65,5 @@ class ConvDecoder(nn.Module, Component):
         self.body = nn.Sequential(*layers[:-1])
 
     def forward(self, x: Tensor, **cond: Tensor) -> Tensor:
-        return self.body(self.lift(x))
+        h = self.lift(x)
+        return self.body(h if self.label is None else self.label.beside(h, cond["label"]))

@@ -5,7 +5,7 @@ Offers: map
 `downsamples` 4×4 convolutions of stride 2 (half the width, then the width), a 3×3 convolution, a residual stack, and a
 1×1 projection to the channels that the model asks for. Two downsamples, width 128 and two residual blocks of 32 are the
 released CIFAR-10 network: 364,160 parameters and 8,256 in the projection to 64. A model that asks for a vector gets a linear
-layer over all places instead of the projection.
+layer over all places instead of the projection. Ours: a class label is seen as more channels of the image.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ from torch import Tensor, nn
 from gencli.config import Component, opt
 from gencli.core import Field
 from gencli.errors import GencliError
-from gencli.networks._conv import ResidualStack, check_image, widths
+from gencli.networks._conv import PLANES, LabelPlanes, ResidualStack, check_image, widths
+from gencli.nn.embed import label_field
 
 
 class ConvEncoder(nn.Module, Component):
@@ -46,8 +47,10 @@ class ConvEncoder(nn.Module, Component):
                 f"conv-encoder with downsamples {config.downsamples} cannot make {out.shape} from {x.shape}",
                 "change downsamples",
             )
+        label = label_field(cond or {}, "conv-encoder")
+        self.label = LabelPlanes(label, *x.shape[1:]) if label else None
         layers: list[nn.Module] = []
-        here = x.shape[0]
+        here = x.shape[0] + (PLANES if label else 0)
         for width in widths(config.width, config.downsamples):
             layers += [nn.Conv2d(here, width, 4, stride=2, padding=1), nn.ReLU()]
             here = width
@@ -65,4 +68,6 @@ class ConvEncoder(nn.Module, Component):
         return 1 << config.downsamples
 
     def forward(self, x: Tensor, **cond: Tensor) -> Tensor:
+        if self.label is not None:
+            x = self.label.beside(x, cond["label"])
         return self.project(self.body(x))

@@ -14,18 +14,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
 from torch import Tensor, nn
 
 from gencli.config import Component, opt
 from gencli.core import Field
 from gencli.errors import GencliError
-from gencli.networks._conv import check_image
-from gencli.nn.embed import LabelEmbedding, label_field
+from gencli.networks._conv import PLANES, LabelPlanes, check_image
+from gencli.nn.embed import label_field
 from gencli.nn.moving_norm import ShiftedNorm
 from gencli.nn.weight_norm import WeightNormConv2d
-
-PLANES = 2
 
 
 class CouplingResnet(nn.Module, Component):
@@ -49,7 +46,7 @@ class CouplingResnet(nn.Module, Component):
             )
         width, blocks = config.width, config.blocks
         label = label_field(cond or {}, "coupling-resnet")
-        self.label = LabelEmbedding(label, PLANES * x.shape[1] * x.shape[2], std=1.0) if label else None
+        self.label = LabelPlanes(label, *x.shape[1:]) if label else None
         self.first = WeightNormConv2d(x.shape[0] + (PLANES if label else 0), width, 3, magnitude=False)
         self.blocks = nn.ModuleList(_block(width) for _ in range(blocks))
         self.skips = nn.ModuleList(WeightNormConv2d(width, width, 1) for _ in range(blocks + 1))
@@ -57,8 +54,7 @@ class CouplingResnet(nn.Module, Component):
 
     def forward(self, x: Tensor, **cond: Tensor) -> Tensor:
         if self.label is not None:
-            planes = self.label(cond["label"]).to(x.dtype).reshape(len(x), PLANES, *x.shape[2:])
-            x = torch.cat([x, planes], dim=1)
+            x = self.label.beside(x, cond["label"])
         h = self.first(x)
         total = self.skips[0](h)
         for block, skip in zip(self.blocks, self.skips[1:], strict=True):

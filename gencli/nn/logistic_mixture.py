@@ -67,6 +67,15 @@ class LogisticMixture(NamedTuple):
         place, scale = (part.unsqueeze(-2) for part in self._bins(earlier))
         return (weights.unsqueeze(-2) + self._log_masses(values, place, scale)).logsumexp(-1)
 
+    def mean(self) -> Tensor:
+        """The mixture's location `(…, C)` on the scale of −1 … 1: the mean, were the outermost bins not cut off."""
+        channels, made = self.means.shape[-2], list[Tensor]()
+        for channel in range(channels):
+            first = channel * (channel - 1) // 2
+            linked = [self.couplings[..., first + b, :] * made[b] for b in range(channel)]
+            made.append(torch.stack([self.means[..., channel, :], *linked]).sum(0))
+        return (torch.stack(made, -2) * self.log_weights.exp().unsqueeze(-2)).sum(-1)
+
     def _weights_after(self, x: Tensor) -> Tensor:
         """log of each component's weight times its mass `(…, K)` on the first channels `(…, c)` of pixels."""
         total = self.log_weights

@@ -92,18 +92,26 @@ class MovingNorm(nn.Module):
 
 
 class ShiftedNorm(MovingNorm):
-    """Normalises, then adds a learned number to each channel."""
+    """Normalises, multiplies each channel by a learned number if `gain`, then adds a learned number to it."""
 
-    def __init__(self, channels: int, lag: float = 0.0) -> None:
+    weight: nn.Parameter | None
+
+    def __init__(self, channels: int, lag: float = 0.0, gain: bool = False) -> None:
         super().__init__(channels, lag)
         self.bias = nn.Parameter(torch.zeros(channels))
+        self.register_parameter("weight", nn.Parameter(torch.ones(channels)) if gain else None)
 
     def forward(self, x: Tensor) -> Tensor:
         if self.lag and self.training:
             mean, var = self.moments(x)
-            return (x - mean) * var.rsqrt() + self.bias.view(mean.shape)
+            normal = (x - mean) * var.rsqrt()
+            if self.weight is not None:
+                normal = normal * self.weight.view(mean.shape)
+            return normal + self.bias.view(mean.shape)
         seen = (torch.zeros_like(self.mean), torch.ones_like(self.var)) if self.training else (self.mean, self.var)
-        made = F.batch_norm(x, *seen, None, self.bias, self.training, 1.0, EPSILON)  # fills `seen` while training
+        made = F.batch_norm(
+            x, *seen, self.weight, self.bias, self.training, 1.0, EPSILON
+        )  # fills `seen` while training
         if self.training:
             self.gather(*seen)
         return made

@@ -19,11 +19,11 @@ from gencli.training import memory, precision
 
 NEEDED = (
     *("torch", "accelerate", "numpy", "scipy", "scikit-learn", "safetensors"),
-    *("pillow", "clean-fid", "matplotlib", "typer", "rich"),
+    *("pillow", "clean-fid", "matplotlib", "typer", "rich", "torchdiffeq"),
 )
 OPTIONAL = (
-    *("diffusers", "scikit-image", "torchdiffeq", "flow_matching", "torch-fidelity", "prdc", "transformers"),
-    *("vector-quantize-pytorch", "onnx", "onnxruntime", "tensorboard", "wandb"),
+    *("diffusers", "scikit-image", "flow_matching", "torch-fidelity", "prdc", "transformers"),
+    *("vector-quantize-pytorch", "zuko", "lpips", "onnx", "onnxruntime", "tensorboard", "wandb"),
 )
 CPUINFO = Path("/proc/cpuinfo")
 

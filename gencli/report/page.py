@@ -11,11 +11,13 @@ import torch
 
 from gencli import __version__, registry
 from gencli.errors import GencliError
-from gencli.report import figures, markdown, numbers
+from gencli.report import figures, latents, markdown, numbers
 from gencli.report.album import ROOM, Album, strip
 from gencli.report.folder import Draw, Folder, read
 from gencli.report.frame import Page, Section
 from gencli.report.markup import Markup, code, element, facts, folded, joined
+from gencli.training.latents import FILE as LATENTS
+from gencli.training.latents import read as read_latents
 
 if TYPE_CHECKING:
     from gencli.report.codebook import Seen
@@ -180,6 +182,9 @@ def _trajectory(run: Folder, album: Album) -> Section | None:
     still = {
         "order": "in which step each position was fixed",
         "attention": "how much each token takes from each, block by block and head by head",
+        "interpolation": "on the way through the latent",
+        "traversal": "what each number of the latent does",
+        "latents": "where items lie in the latent by class, beside the prior, and what each number carries",
     }
     for stem, words in still.items():
         draw = next((d for d in run.draws if d.picture(f"{stem}.png")), None)
@@ -211,6 +216,10 @@ def _training(run: Folder, album: Album) -> Section:
     if run.progress and any(draw.picture("grid.png") for draw in run.draws):  # else they are the samples
         made += [element("h3", "What training drew, step by step"), *_progress(run, album)]
     made += curves(run.metrics)
+    if carried := latents.over_training(read_latents(run.path / LATENTS)):
+        picture = album.drawn(carried[0], "latents over training", carried[1])
+        words = element("figcaption", carried[1])
+        made += [element("h3", "What the latent carries"), element("figure", picture, words)] if picture else []
     if not made:
         made = [element("p", "The run has no log of its training.", class_="note")]
     return Section("training", "Training", joined(made))

@@ -86,7 +86,8 @@ def available(device: torch.device) -> int | None:
         return int(torch.cuda.mem_get_info(device)[0])
     found = []
     if MEMINFO.is_file():
-        found += [int(line.split()[1]) * 1024 for line in MEMINFO.open() if line.startswith("MemAvailable")]
+        lines = MEMINFO.read_text().splitlines()
+        found += [int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable")]
     elif "SC_PHYS_PAGES" in getattr(os, "sysconf_names", {}):  # all there is, used or not
         found.append(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
     if CONTAINER.is_file() and (limit := CONTAINER.read_text().strip()).isdigit():

@@ -26,9 +26,9 @@ from gencli import files
 from gencli.bundle import Run, nest, new_config, read_config
 from gencli.config import as_dict, choose, parse
 from gencli.core import broadcast, greatest, main_first, mix, world
-from gencli.data._base import Data
+from gencli.data._base import Data, Split
 from gencli.errors import GencliError
-from gencli.training import memory, track
+from gencli.training import latents, memory, track
 from gencli.training.settings import RESUMABLE, TrainConfig
 from gencli.training.sources import complete
 
@@ -51,7 +51,7 @@ class Event:
 def resolve(recipe: Mapping[str, Any]) -> dict[str, Any]:
     """Every setting of a recipe spelt out, so that a later change of defaults changes no old run."""
     model = choose("models", recipe["model"], where="model")
-    data = recipe.get("data", {"name": "digits"})
+    data = model.load().data_for(model.config, recipe.get("data", {"name": "digits"}))
     table = {
         "recipe": recipe.get("recipe", model.name),
         "model": {"name": model.name, **as_dict(model.config)},
@@ -310,6 +310,7 @@ class Session:
         every = max(1, self.train.steps // LOGGED)
         began = time.perf_counter()
         seen: dict[str, Any] = {}  # since the last line: not every phase has its turn in every step
+        latent = latents.Watch(self.run, self.folder)
         for step in trainer:
             seen |= step.losses
             values: dict[str, float] = {}
@@ -327,6 +328,8 @@ class Session:
                     self.save(trainer, log)
                 log = []
                 yield Event("saved", step.step, path=self.folder)
+                if world().main and (text := latent.look(trainer.average, self._held_out(), step.step, ends)):
+                    yield Event("note", step.step, text)
             draws = ends or step.step % (self.train.sample_every or self.train.save_every) == 0
             if draws and not self.stop and world().main:
                 yield from self.draw(trainer, step.step)
@@ -358,6 +361,11 @@ class Session:
             if kept != text:
                 files.atomic_write(path, kept.encode())
 
+    def _held_out(self) -> Split:
+        """Items for pictures and for a look at latents; training items where no others are."""
+        test = self.data.split("test")
+        return test if len(test) else self.data.split("train")
+
     def draw(self, trainer: Any, step: int) -> Iterator[Event]:
         """Write a picture of what the averaged weights make, and the curve of the loss."""
         from gencli.evaluation.preview import preview
@@ -365,7 +373,7 @@ class Session:
         from gencli.report.kinds import writer
 
         with trainer.average.worn_by(self.run.model):
-            picture = preview(self.run, self.data.split("test" if len(self.data.split("test")) else "train"))
+            picture = preview(self.run, self._held_out())
         if picture is not None:
             path = self.folder / "samples" / f"step-{step:08d}.png"
             writer(self.data.kind).save_grid(path, picture)

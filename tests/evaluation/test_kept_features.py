@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,7 +16,7 @@ import torch
 from tiny import shaken, table, trained
 from torch import nn
 
-from gencli import home
+from gencli import files, home
 from gencli.bundle import Run
 from gencli.evaluation import cache, evaluate
 from gencli.evaluation.evaluate import Plan, features_of_run, outstanding, request_of
@@ -197,3 +198,18 @@ def test_features_keep_their_bits_in_half_the_space(run: Run) -> None:
     made, _ = features_of_run(run, by, request_of(run, plan(run)))
     kept = cache.Kept(run, by, request_of(run, plan(run))).read()
     assert kept[0].dtype == np.float32 and np.array_equal(np.concatenate(kept).astype(np.float64), made.x)
+
+
+def test_the_sets_used_longest_ago_make_room(run: Run, by: Extractor, monkeypatch: pytest.MonkeyPatch) -> None:
+    requests = [request_of(run, Plan(8, sampler=run.sampler("ddim", {"steps": k}), batch=8)) for k in (1, 2, 3, 4)]
+    folders = [cache.Kept(run, by, request).folder for request in requests]
+    for i, request in enumerate(requests[:3]):
+        features_of_run(run, by, request)
+        os.utime(folders[i], (i, i))  # long ago
+    features_of_run(run, by, requests[0])
+    monkeypatch.setenv("GENCLI_CACHE_GB", f"{2.5 * files.space(folders[0]).size / 1e9:.9f}")
+    features_of_run(run, by, requests[3])
+    assert [folder.exists() for folder in folders] == [True, False, False, True], "the first was used since"
+    monkeypatch.setenv("GENCLI_CACHE_GB", "0")
+    made, _ = features_of_run(run, by, requests[3])
+    assert len(made) == 8 and [folder.exists() for folder in folders] == [False, False, False, True]

@@ -8,7 +8,6 @@ import pytest
 
 from gencli.errors import GencliError
 from gencli.metrics._base import FeatureSet
-from gencli.metrics._interval import assign, from_replicates
 from gencli.metrics.density_coverage import DensityCoverage, density_coverage
 from gencli.metrics.precision_recall import precision_recall
 
@@ -52,14 +51,9 @@ def test_a_collapsed_generator_is_dense_and_covers_little():
     assert density > 1 and coverage < 0.1
 
 
-def test_both_values_have_names_and_the_jackknifes_interval():
-    x, y = draws(200, 0), 1.2 * draws(150, 1)
-    made = DensityCoverage.make()(FeatureSet(x, "f"), FeatureSet(y, "f"))
+def test_both_values_have_names():
+    made = DensityCoverage.make()(FeatureSet(draws(200, 0), "f"), FeatureSet(1.2 * draws(150, 1), "f"))
     assert [(v.name, v.n, v.better) for v in made] == [("density[f]", 150, "higher"), ("coverage[f]", 150, "higher")]
-    gx, gy = assign(200, seed=0), assign(150, seed=1)
-    slow = np.array([density_coverage(x[gx != g], y[gy != g]) for g in range(25)])
-    for i, value in enumerate(made):
-        assert value.interval == pytest.approx(from_replicates(value.value, slow[:, i], 0.0, (9, 1)[i]), abs=1e-9)
 
 
 def test_too_few_items_are_refused():

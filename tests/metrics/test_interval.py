@@ -4,8 +4,13 @@ import numpy as np
 import pytest
 
 from gencli.metrics import _interval
-from gencli.metrics._interval import assign, from_replicates, jackknife
+from gencli.metrics._base import FeatureSet
+from gencli.metrics._interval import around_share, assign, from_replicates, halves, jackknife
+from gencli.metrics._shares import wilson
+from gencli.metrics.density_coverage import DensityCoverage, density_coverage
 from gencli.metrics.fid import distance
+from gencli.metrics.kl import Kl
+from gencli.metrics.precision_recall import PrecisionRecall
 
 
 def coverage(statistic, draw, repeats, n, seed=0):
@@ -43,6 +48,51 @@ def test_the_interval_of_a_difference_of_means_covers_on_gaussian_draws():
 def test_the_interval_covers_in_more_dimensions(d, n):
     share, inside = coverage(distance, gaussians(d, 0.3, 1.2), repeats=1500, n=n)
     assert inside and 0.92 <= share <= 0.98
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("d", [2, 8])
+def test_the_intervals_of_neighbours_cover_on_gaussian_draws(d):
+    draw = gaussians(d, 0.5, 1.3) if d == 2 else gaussians(d, 0.3, 1.2)
+    rng, made = np.random.default_rng(1 if d == 2 else 0), []
+    for _ in range(400 if d == 2 else 200):
+        real, fake = (FeatureSet(x, "f") for x in draw(rng, 100))
+        made.append(
+            [
+                (v.value, *v.interval)
+                for metric in (PrecisionRecall, DensityCoverage, Kl)
+                for v in metric.make()(real, fake)
+            ]
+        )
+    value, low, high = np.moveaxis(np.array(made), 2, 0)
+    assert (low <= value).all() and (value <= high).all()
+    share = ((low <= value.mean(0)) & (value.mean(0) <= high)).mean(0)
+    assert (share >= 0.92).all() and (share <= 0.98).all(), share
+
+
+def test_halves_know_the_variance_of_a_mean_and_of_neighbours_which_the_jackknife_does_not():
+    rng = np.random.default_rng(0)
+    mean = [halves(lambda a, b, x=x: x[a].mean() - x[b].mean(), 200, 200) for x in rng.standard_normal((100, 200))]
+    assert np.mean(mean) == pytest.approx(2 / 200, rel=0.1)
+
+    found, by_halves, by_groups = [], [], []
+    for _ in range(120):
+        x, y = rng.standard_normal((2, 100, 4))
+        found.append(density_coverage(x, y)[1])
+        by_halves.append(halves(lambda a, b, x=x, y=y: density_coverage(x[a], y[b])[1], 100, 100))
+        by_groups.append(
+            np.ptp(from_replicates(0, jackknife(lambda a, b, x=x, y=y: density_coverage(x[a], y[b])[1], 100, 100)))
+        )
+    spread = np.std(found)
+    assert 0.8 < np.sqrt(np.mean(by_halves)) / spread < 1.25
+    assert np.sqrt(np.mean(np.square(by_groups))) / (2 * _interval.T_975) > 1.25 * spread
+
+
+@pytest.mark.parametrize("share", [0.0, 1.0, 0.01])
+def test_a_share_without_spread_has_wilson_s_interval(share):
+    assert around_share(share, 0.0, 100) == pytest.approx(wilson(100 * share, 100, _interval.T_SPLITS)[1])
+    low, high = around_share(share, 0.01, 100)
+    assert 0 <= low <= share <= high <= 1 and high - low > 0.3
 
 
 def test_the_spread_of_a_mean_is_its_standard_error():

@@ -5,10 +5,11 @@ import pytest
 import torch
 
 from gencli.errors import GencliError
-from gencli.metrics._balls import reach, reach_without
+from gencli.metrics._balls import neighbours, reach, reach_among
 from gencli.metrics._base import FeatureSet
-from gencli.metrics._interval import GROUPS, assign
+from gencli.metrics._interval import around, around_share, halves
 from gencli.metrics._torchvision import import_torchvision
+from gencli.metrics.density_coverage import DensityCoverage, density_coverage
 from gencli.metrics.precision_recall import PrecisionRecall, distances, precision_recall
 
 
@@ -46,17 +47,29 @@ def test_torch_fidelity_computes_the_same():
     assert precision_recall(x, y) == pytest.approx(theirs(torch.tensor(y), torch.tensor(x)), abs=1e-6)
 
 
-@pytest.mark.parametrize("sort", [False, True])
-def test_balls_without_a_group_are_those_of_the_items_that_are_left(sort):
+@pytest.mark.parametrize("lumps", [False, True])
+def test_balls_in_a_part_are_those_of_the_items_that_are_left(lumps):
     x = draws(130, 0)
-    groups = assign(130)
-    if sort:  # a whole group of nearest neighbours, more than are kept
-        x, groups = np.repeat(100.0 * np.arange(5)[:, None], 26, 0) + 1e-3 * draws(130, 1), np.arange(130) // 26
+    kept = np.sort(np.random.default_rng(1).permutation(130)[:65])
+    if lumps:  # of most items more nearest neighbours are left out than are looked up
+        x = np.repeat(100.0 * np.arange(2)[:, None], 65, 0) + 1e-3 * draws(130, 1)
+        kept = np.concatenate([np.arange(6), np.arange(65, 124)])
     within = distances(x, x)
-    found = reach_without(within, 4, groups)
-    for g in range(GROUPS):
-        left = groups != g
-        assert np.array_equal(found[g, left], reach(within[np.ix_(left, left)], 4)) and (found[g, ~left] == -1).all()
+    found = reach_among(within, neighbours(within, 4), 4, kept)
+    assert np.array_equal(found, reach(within[np.ix_(kept, kept)], 4))
+
+
+@pytest.mark.parametrize(
+    ("metric", "value"), [(PrecisionRecall, precision_recall), (DensityCoverage, density_coverage)]
+)
+def test_the_interval_is_that_of_halves(metric, value):
+    x, y = draws(120, 0), 0.3 + 1.2 * draws(90, 1)
+    made = metric.make()(FeatureSet(x, "f"), FeatureSet(y, "f"))
+    variance = halves(lambda a, b: value(x[a], y[b]), 120, 90)
+    for i, (found, n) in enumerate(zip(made, (90, 120) if metric is PrecisionRecall else (None, 120), strict=True)):
+        expected = around(found.value, variance[i], 0.0) if n is None else around_share(found.value, variance[i], n)
+        assert found.interval == pytest.approx(expected, abs=1e-9)
+        assert found.interval[0] < found.value < found.interval[1]
 
 
 def test_blocks_of_rows_change_no_distance():

@@ -6,6 +6,7 @@ import math
 import pytest
 import scipy.stats
 import torch
+from linear_gaussian import AFFINE, POINTS, pca, perturbed
 from tiny import opened, smoke, trained
 from torch.distributions import MultivariateNormal, Normal, kl_divergence
 
@@ -15,15 +16,13 @@ from gencli.core import Autoencoder, Field, LatentVariable, Likelihood, Rng, Spe
 from gencli.errors import GencliError
 from gencli.metrics.bpd import Bpd
 from gencli.models.vae._decoders import Bernoulli, Gaussian, Logistic
-from gencli.models.vae._family import DiagonalGaussian, standard_normal
 from gencli.models.vae.vae import VAE
 from gencli.nn.discretised import discretised_logistic
+from gencli.nn.gaussian import DiagonalGaussian, standard_normal
 
-POINTS = Spec(Field("points", (5,)))
 IMAGES = Spec(Field("image", (1, 8, 8), vocab=17, range=(-1.0, 1.0)), {"label": Field("label", (), vocab=10)})
 BYTES = Field("image", (1, 1, 256), vocab=256, range=(-1.0, 1.0))
 BITS = Spec(Field("image", (1, 8, 8), vocab=2, range=(0.0, 1.0)))
-AFFINE = {"encoder": {"name": "mlp", "layers": 0}, "decoder": {"name": "mlp", "layers": 0}}
 NETS = {"encoder": {"name": "mlp", "width": 16}, "decoder": {"name": "mlp", "width": 16}}
 
 
@@ -55,35 +54,6 @@ def turn(n, *key):
 
 
 # ----------------------------------------------------------------------------------------- probabilistic PCA, in closed form
-
-
-def pca(dim=2, noise=0.4):
-    """A linear-Gaussian VAE in float64 whose encoder is its exact posterior, and the exact density of x.
-
-    The decoder's columns are orthogonal, so that the posterior's covariance s² (WᵀW + s²)⁻¹ is diagonal.
-    """
-    model = VAE.make({"dim": dim, "likelihood": "gaussian", "scale": noise, **AFFINE}, POINTS).double()
-    g = torch.Generator().manual_seed(3)
-    columns = torch.linalg.qr(torch.randn(5, dim, generator=g, dtype=torch.float64))[0]
-    weight = columns * torch.linspace(0.8, 1.5, dim, dtype=torch.float64)
-    shift = torch.randn(5, generator=g, dtype=torch.float64)
-    inverse = 1 / (weight.square().sum(0) + noise**2)
-    to_mean, log_var = inverse[:, None] * weight.T, (noise**2 * inverse).log()
-    with torch.no_grad():
-        decoder, encoder = model.decoder.body[0], model.encoder.body[0]
-        decoder.weight.copy_(weight)
-        decoder.bias.copy_(shift)
-        encoder.weight.copy_(torch.cat([to_mean, torch.zeros_like(to_mean)]))
-        encoder.bias.copy_(torch.cat([-to_mean @ shift, log_var]))
-    return model, MultivariateNormal(shift, weight @ weight.T + noise**2 * torch.eye(5, dtype=torch.float64))
-
-
-def perturbed(model, seed, size=0.3):
-    """The same decoder with another encoder."""
-    with torch.no_grad():
-        for i, p in enumerate(model.encoder.parameters()):
-            p += size * torch.randn(p.shape, generator=torch.Generator().manual_seed(100 * seed + i), dtype=p.dtype)
-    return model
 
 
 def expected_elbo(model, x):

@@ -58,6 +58,10 @@ def count(module):
     return sum(p.numel() for p in module.parameters())
 
 
+def between(x, made, share):
+    return torch.lerp(x, made, share.reshape(-1, *[1] * (x.ndim - 1)))
+
+
 class Linear(nn.Module):
     """f(x) = w·x + b."""
 
@@ -103,7 +107,7 @@ def test_the_slope_is_each_items_own_on_the_way_from_its_datum_to_its_sample():
     model = of_points().double()
     model.critic = Bowl(2.0)
     x, made, share = normal(6, 2), normal(6, 2, seed=1), torch.linspace(0, 1, 6).double()
-    slope = model.slope(x, made, share)
+    slope = model.slope(between(x, made, share))
     way = torch.stack([(1 - s) * a + s * b for a, b, s in zip(x, made, share, strict=True)])
     torch.testing.assert_close(slope, 2 * way.norm(dim=1))
     wrong = {"at the data only": 2 * x.norm(dim=1), "over the batch": (2 * way).norm().expand(6)}
@@ -146,7 +150,7 @@ def test_the_gradient_of_the_penalty_reaches_the_critics_weights():
     x, made, share = normal(5, 2), normal(5, 2, seed=1), torch.linspace(0.1, 0.9, 5).double()
 
     def penalty():
-        return (model.slope(x, made, share) - 1).square().mean()
+        return (model.slope(between(x, made, share)) - 1).square().mean()
 
     penalty().backward()
     for name, p in model.critic.named_parameters():
@@ -170,9 +174,9 @@ def test_the_gradient_of_the_penalty_reaches_the_critics_weights():
 def test_autocast_leaves_the_penalty_in_full_precision():
     model = of_points()
     x, made, share = (t.float() for t in (normal(8, 2), normal(8, 2, seed=1), torch.linspace(0, 1, 8)))
-    plain = model.slope(x, made, share)
+    plain = model.slope(between(x, made, share))
     with torch.autocast("cpu", torch.bfloat16):
-        assert torch.equal(model.slope(x, made, share), plain)
+        assert torch.equal(model.slope(between(x, made, share)), plain)
         assert model.critic(x).dtype == torch.bfloat16 and model.score(x).dtype == torch.float32
         losses = model({"x": x}, turn())
     losses["loss"].backward()

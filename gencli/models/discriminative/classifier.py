@@ -23,7 +23,7 @@ from torch.nn import functional as F
 
 from gencli.config import Part, opt, part
 from gencli.core import Batch, Losses, Model, Spec, Turn
-from gencli.errors import GencliError
+from gencli.models.discriminative._labelled import classes_of, refuse_noise
 
 
 class CleanClassifier(Model):
@@ -40,25 +40,12 @@ class CleanClassifier(Model):
 
     def __init__(self, config: Config, spec: Spec) -> None:
         super().__init__(config, spec)
-        classes = spec.cond["label"].vocab if "label" in spec.cond else None
-        if not classes:
-            raise GencliError(
-                "classifier needs data with class labels, these have none", "choose labelled data with --data"
-            )
-        if spec.x.vocab is not None and spec.x.range is None:
-            raise GencliError(
-                f"classifier takes continuous data, got whole numbers ({spec.x.kind} of {spec.x.vocab} values)",
-                "use the codec pixels",
-            )
+        classes = classes_of(spec, "classifier")
         self.net = config.net.build(spec.x, classes)
 
     def class_logits(self, x: Tensor, sigma: Tensor | None = None) -> Tensor:
         """`(N, classes)` of clean x; `sigma` may only be 0."""
-        if sigma is not None and bool((sigma > 0).any()):
-            raise GencliError(
-                "classifier was trained on clean images, it cannot tell the class of noisy ones",
-                "train one that can: gencli train noisy-classifier",
-            )
+        refuse_noise(sigma, "classifier")
         return self.net(x.to(self.net.head.weight)).to(x.dtype)
 
     def features(self, x: Tensor) -> Tensor:

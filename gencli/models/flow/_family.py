@@ -1,9 +1,9 @@
-"""What normalising flows share: an invertible map f to standard normal noise, and the density that it gives.
+"""What normalising flows share: an invertible map f to noise, and the density that it gives.
 
-    log p(x) = log N(f(x); 0, I) + log |det df/dx|
+    log p(x) = log p_Z(f(x)) + log |det df/dx|,   p_Z = N(0, I) or a logistic distribution
 
-Data with a range are first mapped from it to all numbers (Dinh et al., arXiv:1605.08803, section 4.1): with u = x scaled to
-[0, 1] and the constraint c,
+Unless a subclass's `logit` is False, data with a range are first mapped from it to all numbers (Dinh et al., arXiv:1605.08803,
+section 4.1): with u = x scaled to [0, 1] and the constraint c,
 
     l = logit(½ + c (u − ½)),   log |dl/du| = log c + softplus(l) + softplus(−l)
 
@@ -34,6 +34,8 @@ class Flow(Model):
     codecs: ClassVar[tuple[Mapping[str, Any], ...]] = ({"name": "dequantise"},)
     likelihood: ClassVar[Literal["exact", "bound"]] = "exact"
     mass: ClassVar[bool] = False
+    logit: ClassVar[bool] = True  # data with a range lose it first
+    noise: Literal["normal", "logistic"] = "normal"
 
     def __init__(self, config: Any, spec: Spec) -> None:
         label = label_field(spec.cond, self.public_name()) if getattr(config, "classes", False) else None
@@ -61,7 +63,7 @@ class Flow(Model):
 
     def _unbounded(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """y and log |det dy/dx|."""
-        if self.spec.x.range is None:
+        if self.spec.x.range is None or not self.logit:
             return x, x.new_zeros(len(x))
         low, high = self.spec.x.range
         keep = self.config.constraint
@@ -70,8 +72,8 @@ class Flow(Model):
         return y, each.flatten(1).sum(1)
 
     def _bounded(self, y: Tensor) -> Tensor:
-        """x from y; a little outside the data's range at most."""
-        if self.spec.x.range is None:
+        """x from y; after a logit a little outside the data's range at most."""
+        if self.spec.x.range is None or not self.logit:
             return y
         low, high = self.spec.x.range
         return low + (high - low) * ((y.sigmoid() - 0.5) / self.config.constraint + 0.5)
@@ -91,7 +93,10 @@ class Flow(Model):
         return self._bounded(y)
 
     def loss(self, batch: Batch, turn: Turn) -> Losses:
-        nats = self._log_prob(batch["x"], {key: batch[key] for key in self.spec.cond})
+        return self.scored(self._log_prob(batch["x"], {key: batch[key] for key in self.spec.cond}))
+
+    def scored(self, nats: Tensor) -> Losses:
+        """The loss, from log p `(N,)`."""
         each = self.penalty() - nats
         size, x = self.spec.x.size, self.spec.x
         bits = -nats.mean().detach() / (size * math.log(2))
@@ -110,7 +115,15 @@ class Flow(Model):
 
     def _log_prob(self, x: Tensor, cond: Mapping[str, Tensor]) -> Tensor:
         z, log_det = self.forward_flow(x, **cond)
-        return log_det - 0.5 * (z.square() + math.log(2 * math.pi)).flatten(1).sum(1)
+        return log_det + self.log_noise(z)
+
+    def log_noise(self, z: Tensor) -> Tensor:
+        """log p_Z(z) `(N,)`."""
+        if self.noise == "logistic":
+            each = F.logsigmoid(z) + F.logsigmoid(-z)
+        else:
+            each = -0.5 * (z.square() + math.log(2 * math.pi))
+        return each.flatten(1).sum(1)
 
     @property
     def _dtype(self) -> torch.dtype:
@@ -120,7 +133,10 @@ class Flow(Model):
 
     def prior(self, n: int, rng: Rng, **cond: Tensor) -> Tensor:
         """z `(n, *shape)`."""
-        return rng.normal((n, *self.spec.x.shape)).to(self.device, self._dtype)
+        shape = (n, *self.spec.x.shape)
+        if self.noise == "logistic":
+            return torch.logit(rng.uniform(shape, torch.float64), 1e-12).to(self.device, self._dtype)
+        return rng.normal(shape).to(self.device, self._dtype)
 
     def decode(self, z: Tensor, **cond: Tensor) -> Tensor:
         """x from z."""

@@ -15,48 +15,38 @@ Ours: in the released code the generator's first turn comes after the critic's f
 recipes give the critic two turns, a greater rate without momentum and the generator layer normalisation: in the same time
 it has more turns of its own, and items stay independent.
 
-Images `(N, C, H, W)` or points `(N, d)`, continuous; the method takes no conditions and leaves those of the data aside.
+Images `(N, C, H, W)` or points `(N, d)`, continuous; without `classes` the labels of the data are left aside.
 Errors: as of the family (`gencli/models/gan/_family.py`).
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from gencli.config import opt
-from gencli.core import Losses, Rng, as_rows, full_precision
+from gencli.core import Losses, Rng, as_rows
 from gencli.models.gan._family import Adversarial
 
 
 class WganGp(Adversarial):
     """A critic of slope one."""
 
-    improves: ClassVar[str] = "critic/loss"
-
     @dataclass(frozen=True)
     class Config(Adversarial.Config):
         penalty: float = opt(10.0, "weight of the penalty on the critic's slope", low=0)
 
-    def critic_loss(self, x: Tensor, made: Tensor, rng: Rng) -> Losses:
-        gain = self.score(x) - self.score(made)
-        slope = self.slope(x, made, rng.at("between").uniform((len(x),)).to(x))
+    def critic_loss(self, x: Tensor, made: Tensor, rng: Rng, **cond: Tensor) -> Losses:
+        gain = self.score(x, **cond) - self.score(made, **cond)
+        share = rng.at("between").uniform((len(x),)).to(x)
+        slope = self.slope(torch.lerp(x, made, as_rows(share, x)), **cond)
         penalty = (slope - 1).square()
         each = self.config.penalty * penalty - gain
         logged = {"wasserstein": gain.mean(), "penalty": penalty.mean(), "slope": slope.mean()}
         return {"loss": each.mean(), "each": each, **{key: value.detach() for key, value in logged.items()}}
 
-    def generator_loss(self, made: Tensor) -> Losses:
-        each = -self.score(made)
+    def generator_loss(self, made: Tensor, **cond: Tensor) -> Losses:
+        each = -self.score(made, **cond)
         return {"loss": each.mean(), "each": each}
-
-    def slope(self, x: Tensor, made: Tensor, share: Tensor) -> Tensor:
-        """`(N,)` the norm of the critic's gradient at the `share` `(N,)` of the way from data to samples."""
-        twice = torch.is_grad_enabled()
-        with full_precision(x.device), torch.enable_grad():
-            at = torch.lerp(x, made, as_rows(share, x)).detach().requires_grad_()
-            (gradient,) = torch.autograd.grad(self.score(at).sum(), at, create_graph=twice)
-        return torch.linalg.vector_norm(gradient.flatten(1), dim=1)  # its derivative at 0 is 0, a root's is infinite

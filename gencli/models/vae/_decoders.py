@@ -3,9 +3,13 @@
     bernoulli   P(x = high) = sigmoid(l): data of two values
     gaussian    N(m, s²): a density of data without a grid, the mass of a bin of data on one
     logistic    the mass of a bin under a logistic distribution of location m and scale s
+    logistic-mixture
+                the mass of a pixel's bin under a mixture of `mixtures` logistics over all its channels, a channel's location
+                being linear in those before it (Salimans et al., arXiv:1701.05517; `nn/logistic_mixture.py`)
 
 Data on a grid are `Field`s with a vocabulary and a range, as the codec `pixels` makes. s is fixed by the setting `scale`, or
-made by the network beside m, one for each number, and then at least e⁻⁷ (in model space).
+made by the network beside m, one for each number, and then at least e⁻⁷ (in model space). Those of a mixture are always made,
+on a scale of −1 … 1.
 """
 
 from __future__ import annotations
@@ -21,17 +25,18 @@ from torch.nn import functional as F
 from gencli.core import Field
 from gencli.errors import GencliError
 from gencli.nn.discretised import discretised_gaussian, discretised_logistic
+from gencli.nn.logistic_mixture import LogisticMixture, numbers
 
 LEAST_LOG_SCALE = -7.0
 
-DecoderName = Literal["bernoulli", "gaussian", "logistic"]
+DecoderName = Literal["bernoulli", "gaussian", "logistic", "logistic-mixture"]
 
 
 class Decoder(ABC):
     """A distribution over x with independent numbers, given the network's output `(N, *out.shape)`."""
 
-    def __init__(self, x: Field, scale: float) -> None:
-        self.x, self.scale = x, scale
+    def __init__(self, x: Field, scale: float, mixtures: int = 5) -> None:
+        self.x, self.scale, self.mixtures = x, scale, mixtures
         self.low, self.high = x.range or (0.0, 1.0)
         self.grid = x.vocab is not None and x.range is not None
 
@@ -55,8 +60,8 @@ class Decoder(ABC):
 
 
 class Bernoulli(Decoder):
-    def __init__(self, x: Field, scale: float) -> None:
-        super().__init__(x, scale)
+    def __init__(self, x: Field, scale: float, mixtures: int = 5) -> None:
+        super().__init__(x, scale, mixtures)
         if x.vocab != 2:
             raise GencliError(
                 f"a bernoulli decoder needs data of two values, got {x.kind} {_values(x)}",
@@ -112,8 +117,8 @@ class Gaussian(_Located):
 
 
 class Logistic(_Located):
-    def __init__(self, x: Field, scale: float) -> None:
-        super().__init__(x, scale)
+    def __init__(self, x: Field, scale: float, mixtures: int = 5) -> None:
+        super().__init__(x, scale, mixtures)
         if not self.grid:
             raise GencliError(
                 f"a logistic decoder needs values on a grid, got {x.kind} {_values(x)}",
@@ -126,7 +131,45 @@ class Logistic(_Located):
         return each.flatten(1).sum(1)
 
 
-DECODERS: dict[str, Any] = {"bernoulli": Bernoulli, "gaussian": Gaussian, "logistic": Logistic}
+class Mixed(Decoder):
+    """A mixture of logistics for each pixel."""
+
+    def __init__(self, x: Field, scale: float, mixtures: int = 5) -> None:
+        super().__init__(x, scale, mixtures)
+        if not self.grid or len(x.shape) != 3:
+            raise GencliError(
+                f"a logistic-mixture decoder needs images of values on a grid, got {x.kind} {_values(x)}",
+                "use `--likelihood gaussian`, or the pixels codec with images",
+            )
+        if scale:
+            raise GencliError(
+                f"a logistic-mixture decoder makes all its scales, got scale {scale:g}", "leave --scale out"
+            )
+
+    @property
+    def out(self) -> Field:
+        channels, *sides = self.x.shape
+        return Field(self.x.kind, (numbers(channels) * self.mixtures, *sides))
+
+    def mixture(self, made: Tensor) -> LogisticMixture:
+        """Of every pixel `(N, H, W)`."""
+        return LogisticMixture.of(made.movedim(1, -1), self.x.shape[0], self.x.vocab or 0)
+
+    def log_prob(self, made: Tensor, x: Tensor) -> Tensor:
+        values = ((x - self.low) / (self.high - self.low) * ((self.x.vocab or 0) - 1)).round()
+        return self.mixture(made).log_prob(values.movedim(1, -1)).flatten(1).sum(1)
+
+    def mean(self, made: Tensor) -> Tensor:
+        unit = self.mixture(made).mean().movedim(-1, 1).clamp(-1, 1)
+        return self.low + (self.high - self.low) * (unit + 1) / 2
+
+
+DECODERS: dict[str, Any] = {
+    "bernoulli": Bernoulli,
+    "gaussian": Gaussian,
+    "logistic": Logistic,
+    "logistic-mixture": Mixed,
+}
 
 
 def _values(x: Field) -> str:

@@ -1,17 +1,28 @@
-"""What variational autoencoders share: a Gaussian posterior, its KL divergence from the prior, and the bounds.
+"""What variational autoencoders share: a Gaussian posterior, a prior, their divergence, and the bounds.
 
-    ELBO = E_q(z|x)[log p(x|z)] − KL(q(z|x) ‖ p(z)),   q(z|x) = N(μ(x), diag σ²(x)),   z = μ + σ ε,   p(z) = N(0, I)
+    ELBO = E_q(z|x)[log p(x|z)] − KL(q(z|x) ‖ p(z)),   q(z|x) = N(μ(x), diag σ²(x)),   z = μ + σ ε
     IWAE-k = log (1/k) Σ p(x|z_i) p(z_i) / q(z_i|x)
 
 Sums over an item's numbers and over the latent, means over items, so that the two terms keep their relative weight whatever
-the size of images and batches.
+the size of images and batches. The prior is N(0, I) or one of `_priors.py`; without a closed form KL is log q − log p at the
+draw that the decoder sees. Training minimises −ELBO, or with `objective = "iwae"` −IWAE-k of `draws` draws, whose gradient
+goes through all of them (Burda et al., arXiv:1509.00519, equation 14). With `classes` encoder and decoder are told the label:
+q(z|x, y) and p(x|z, y). Latents then say nothing of the class, so that such a model is no autoencoder to serve as a codec.
+
+A subclass changes
+
+    objective     what is minimised, from the terms of the ELBO: another weight, more terms
+    push          the posterior: z and log |det dz/dz₀| from a draw z₀ of N(μ, σ²) and `context_size` more numbers of the
+                  encoder; with `gaussian = False`, log q = log N(z₀) − log |det| is used by loss, ELBO and IWAE alike
+    prior_over    the prior: any `Prior`, which is given the conditions too
+    conditions    what encoder, decoder and prior are told; `encoded` and `decoded` call the networks
 """
 
 from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, NamedTuple
 
@@ -20,56 +31,106 @@ from torch import Tensor
 
 from gencli.config import Part, opt, part
 from gencli.core import Batch, Field, Losses, Model, Rng, Spec, Turn, full_precision
+from gencli.errors import GencliError
 from gencli.models.vae._decoders import DECODERS, Decoder, DecoderName
+from gencli.models.vae._priors import PRIORS, Density, Prior, PriorName
+from gencli.nn.gaussian import DiagonalGaussian
 
 
-class DiagonalGaussian(NamedTuple):
-    """Independent normal numbers, `(N, dim)` each."""
+class Terms(NamedTuple):
+    """What the ELBO of a batch is made of: −log p(x|z) and the KL divergence `(N,)`, q(z|x) before `push`, and the draw z."""
 
-    mean: Tensor
-    log_var: Tensor
-
-    def draw(self, noise: Tensor) -> Tensor:
-        """z = μ + σ ε, through which gradients flow to μ and σ."""
-        return self.mean + (0.5 * self.log_var).exp() * noise
-
-    def kl(self) -> Tensor:
-        """KL(q ‖ N(0, I)) `(N,)` in nats."""
-        return 0.5 * (self.mean.square() + self.log_var.exp() - 1 - self.log_var).flatten(1).sum(1)
-
-    def log_prob(self, z: Tensor) -> Tensor:
-        """log q(z) `(N,)` in nats."""
-        apart = (z - self.mean).square() * (-self.log_var).exp()
-        return -0.5 * (apart + self.log_var + math.log(2 * math.pi)).flatten(1).sum(1)
+    recon: Tensor
+    kl: Tensor
+    q: DiagonalGaussian
+    z: Tensor
 
 
-def standard_normal(z: Tensor) -> Tensor:
-    """log N(z; 0, I) `(N,)` in nats."""
-    return DiagonalGaussian(torch.zeros_like(z), torch.zeros_like(z)).log_prob(z)
+@dataclass(frozen=True)
+class Settings:
+    """Those of every VAE; `GaussianVAE.Config` adds what chooses the prior."""
+
+    dim: int = opt(20, "numbers in the latent", low=1)
+    likelihood: DecoderName = opt("logistic", "distribution of the decoder; bernoulli needs the codec binarise")
+    scale: float = opt(0.0, "scale of a gaussian or logistic decoder, in model space; 0 = learned", low=0)
+    mixtures: int = opt(5, "components of a logistic-mixture decoder", low=1)
+    objective: Literal["elbo", "iwae"] = opt("elbo", "bound that training raises")
+    draws: int = opt(5, "draws of the objective iwae", low=1)
+    kl_warmup: int = opt(0, "steps in which the weight of the KL divergence rises from 0 to 1", low=0)
+    encoder: Part = part("networks", "mlp", "network from x to the posterior", role="map")
+    decoder: Part = part("networks", "mlp", "network from the latent to p(x|z)", role="map")
 
 
 class GaussianVAE(Model):
-    """An encoder to a Gaussian posterior over a flat latent, and a decoder to a distribution over x; labels are not used."""
+    """An encoder to a Gaussian posterior over a flat latent, and a decoder to a distribution over x."""
 
     codecs: ClassVar[tuple[Mapping[str, Any], ...]] = ({"name": "pixels"},)
     compilable = ("encoder", "decoder")
     shardable = ("encoder", "decoder")
     likelihood: ClassVar[Literal["exact", "bound"]] = "bound"
+    gaussian: ClassVar[bool] = True  # q(z|x) is N(μ, σ²) itself: `push` changes nothing
+    latent: Field
 
     @dataclass(frozen=True)
-    class Config:
-        dim: int = opt(20, "numbers in the latent", low=1)
-        likelihood: DecoderName = opt("logistic", "distribution of the decoder; bernoulli needs the codec binarise")
-        scale: float = opt(0.0, "scale of a gaussian or logistic decoder, in model space; 0 = learned", low=0)
-        encoder: Part = part("networks", "mlp", "network from x to the posterior", role="map")
-        decoder: Part = part("networks", "mlp", "network from the latent to p(x|z)", role="map")
+    class Config(Settings):
+        classes: bool = opt(False, "encoder and decoder are told the class label")
+        prior: PriorName = opt("standard", "distribution of latents: N(0, I), or one that is learned")
+        components: int = opt(
+            32, "of a mixture or vampprior, and of each conditional of an autoregressive prior", low=1
+        )
+        pseudo_inputs: Literal["learned", "data"] = opt("learned", "of a vampprior: learned, or items of the data")
+        prior_width: int = opt(128, "hidden units of a flow or autoregressive prior", low=1)
+        prior_layers: int = opt(3, "layers of a flow, hidden layers of an autoregressive prior", low=1)
 
-    def __init__(self, config: Config, spec: Spec) -> None:
-        super().__init__(config, dataclasses.replace(spec, cond={}))
-        self.latent = Field("latent", (config.dim,))
-        self.observed: Decoder = DECODERS[config.likelihood](spec.x, config.scale)
-        self.encoder = config.encoder.build(spec.x, Field("posterior", (2 * config.dim,)), {})
-        self.decoder = config.decoder.build(self.latent, self.observed.out, {})
+    def __init__(self, config: Any, spec: Spec) -> None:
+        cond = self.conditions(config, spec)
+        super().__init__(config, dataclasses.replace(spec, cond=cond))
+        if config.objective == "iwae" and config.kl_warmup:
+            raise GencliError(
+                f"kl-warmup {config.kl_warmup} weighs a KL divergence, and the objective iwae has none",
+                "leave one of the two out",
+            )
+        latent = Field("latent", (config.dim,))
+        if not cond:
+            self.latent = latent
+        self.observed: Decoder = DECODERS[config.likelihood](spec.x, config.scale, config.mixtures)
+        self.build_networks(latent, Field("posterior", (2 * config.dim + self.context_size,)))
+        self.over_latents: Prior = self.prior_over()
+
+    @classmethod
+    def conditions(cls, config: Any, spec: Spec) -> Mapping[str, Field]:
+        """What of the data's conditions the model is told."""
+        if not config.classes:
+            return {}
+        if "label" not in spec.cond:
+            raise GencliError(
+                f"{cls.public_name()} is to be told classes, but the data have no labels",
+                "leave --classes out, or train on labelled data",
+            )
+        return {"label": spec.cond["label"]}
+
+    def build_networks(self, latent: Field, posterior: Field) -> None:
+        """`encoder` and `decoder`."""
+        self.encoder = self.told(self.config.encoder, self.spec.x, posterior)
+        self.decoder = self.told(self.config.decoder, latent, self.observed.out)
+
+    def told(self, chosen: Part, x: Field, out: Field) -> Any:
+        """A network that takes the label, if there is one; refused if it cannot."""
+        label = {key: field for key, field in self.spec.cond.items() if key == "label"}
+        net = chosen.build(x, out, label)
+        if label and getattr(net, "label", None) is None:
+            raise GencliError(
+                f"network {chosen.name} takes no class label", "use mlp, conv-encoder and conv-decoder, or no classes"
+            )
+        return net
+
+    def prior_over(self) -> Prior:
+        """The prior."""
+        made: Prior = PRIORS[self.config.prior](self.config, self.spec, self.posterior)
+        return made
+
+    def initialise(self, data: Iterator[Batch], count: int, rng: Rng) -> None:
+        self.over_latents.initialise(data, rng)
 
     @property
     def mass(self) -> bool:
@@ -80,28 +141,118 @@ class GaussianVAE(Model):
     def _dtype(self) -> torch.dtype:
         return next(self.parameters()).dtype
 
-    def posterior(self, x: Tensor) -> DiagonalGaussian:
-        """q(z|x), at least in float32."""
-        made = self.encoder(x.to(self._dtype))
-        return DiagonalGaussian(*made.to(torch.promote_types(self._dtype, torch.float32)).chunk(2, 1))
+    def given(self, cond: Mapping[str, Tensor]) -> Batch:
+        """Of the conditions those that the model is told; none may be absent."""
+        for key in self.spec.cond:
+            if key not in cond:
+                raise GencliError(
+                    f"{self.public_name()} was trained with the condition '{key}', which was not given",
+                    "give the condition with the data, or train without conditions",
+                )
+        return {key: cond[key] for key in self.spec.cond}
 
-    def objective(self, recon: Tensor, kl: Tensor, turn: Turn) -> Tensor:
-        """What is minimised, `(N,)`, from −log p(x|z) and the KL divergence."""
-        return recon + kl
+    # ------------------------------------------------------------------------------------------------- posterior and prior
+
+    @property
+    def context_size(self) -> int:
+        """Numbers that the encoder makes besides μ and log σ², for `push`."""
+        return 0
+
+    def encoded(self, x: Tensor, cond: Mapping[str, Tensor]) -> Tensor:
+        """What the encoder makes of x: μ, log σ² and the context, `(N, 2 dim + context_size)`."""
+        made: Tensor = self.encoder(x.to(self._dtype), **cond)
+        return made
+
+    def decoded(self, z: Tensor, cond: Mapping[str, Tensor]) -> Tensor:
+        """What the decoder makes of z: the numbers of p(x|z)."""
+        made: Tensor = self.decoder(z.to(self._dtype), **cond)
+        return made
+
+    def infer(self, x: Tensor, **cond: Tensor) -> tuple[DiagonalGaussian, Tensor]:
+        """N(μ, σ²), at least in float32, and the context `(N, context_size)`."""
+        made = self.encoded(x, self.given(cond))
+        wide = made.to(torch.promote_types(self._dtype, torch.float32))
+        mean, log_var, context = wide.tensor_split([self.config.dim, 2 * self.config.dim], 1)
+        return DiagonalGaussian(mean, log_var), context
+
+    def posterior(self, x: Tensor, **cond: Tensor) -> DiagonalGaussian:
+        """q(z|x); where `gaussian` is false, that of z before `push`."""
+        return self.infer(x, **cond)[0]
+
+    def push(self, z: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
+        """A draw of N(μ, σ²), at least in float32, to a draw of q(z|x), and log |det| `(N,)` of the way."""
+        return z, z.new_zeros(len(z))
+
+    def draw_posterior(self, q: DiagonalGaussian, context: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+        """z `(N, dim)` of the posterior, and log q(z|x) `(N,)`."""
+        z = q.draw(noise)
+        log_q = q.log_prob(z)
+        if self.gaussian:
+            return z, log_q
+        pushed, log_det = self.push(z.to(context), context)
+        return pushed.to(z), log_q - log_det.to(z)
+
+    def density(self, **cond: Tensor) -> Density:
+        """log p(z) as a function of z, for many calls."""
+        return self.over_latents.density(**cond)
+
+    def log_prior(self, z: Tensor, **cond: Tensor) -> Tensor:
+        """log p(z) `(N,)` in nats."""
+        return self.density(**self.given(cond))(z)
+
+    def divergence(self, q: DiagonalGaussian, z: Tensor, log_q: Tensor, cond: Mapping[str, Tensor]) -> Tensor:
+        """KL(q ‖ p) `(N,)` in nats: in closed form if there is one, else by the draw."""
+        closed = self.over_latents.kl(q, **cond) if self.gaussian else None
+        return log_q - self.density(**cond)(z) if closed is None else closed
+
+    # ---------------------------------------------------------------------------------------------------------------- loss
+
+    def objective(self, terms: Terms, turn: Turn) -> tuple[Tensor, Losses]:
+        """What is minimised, `(N,)`, and what is logged besides the ELBO's terms."""
+        return terms.recon + self.kl_weight(turn) * terms.kl, {}
+
+    def kl_weight(self, turn: Turn) -> float:
+        """1, or less during the warm-up."""
+        steps: int = self.config.kl_warmup
+        return min(1.0, turn.step / steps) if steps else 1.0
 
     def loss(self, batch: Batch, turn: Turn) -> Losses:
-        x = batch["x"]
-        q = self.posterior(x)
+        if self.config.objective == "iwae":
+            return self._importance_loss(batch, turn)
+        x, cond = batch["x"], self.given(batch)
+        q, context = self.infer(x, **cond)
         with full_precision(x.device):
-            z = q.draw(turn.rng.at("posterior").normal(q.mean.shape).to(q.mean))
-        made = self.decoder(z.to(self._dtype))
+            z, log_q = self.draw_posterior(q, context, turn.rng.at("posterior").normal(q.mean.shape).to(q.mean))
+        made = self.decoded(z, cond)
         with full_precision(x.device):
-            recon, kl = -self.observed.log_prob(made.to(q.mean), x.to(q.mean)), q.kl()
-            each = self.objective(recon, kl, turn)
+            recon = -self.observed.log_prob(made.to(q.mean), x.to(q.mean))
+            kl = self.divergence(q, z, log_q, cond)
+            each, more = self.objective(Terms(recon, kl, q, z), turn)
+        return {"loss": each.mean(), "each": each, **self._shown(recon, kl), **more}
+
+    def _importance_loss(self, batch: Batch, turn: Turn) -> Losses:
+        """−IWAE-k, all draws in one call of the decoder."""
+        k: int = self.config.draws
+        x, cond = batch["x"], self.given(batch)
+        q, context = self.infer(x, **cond)
+        with full_precision(x.device):
+            drawn = [self.draw_posterior(q, context, self._noise(turn.rng, i, q)) for i in range(k)]
+            z, log_q = (torch.cat(parts) for parts in zip(*drawn, strict=True))
+        many = {key: value.repeat(k, *[1] * (value.ndim - 1)) for key, value in {"x": x, **cond}.items()}
+        xs = many.pop("x")
+        made = self.decoded(z, many)
+        with full_precision(x.device):
+            recon = -self.observed.log_prob(made.to(q.mean), xs.to(q.mean)).view(k, -1)
+            kl = (log_q - self.density(**many)(z)).view(k, -1)
+            each = math.log(k) - (-recon - kl).logsumexp(0)
+        return {"loss": each.mean(), "each": each, **self._shown(recon, kl, each.mean().detach())}
+
+    def _shown(self, recon: Tensor, kl: Tensor, nats: Tensor | None = None) -> Losses:
         shown = {"recon": recon.mean().detach(), "kl": kl.mean().detach()}
         if self.mass:
-            shown["bits_per_dim"] = (shown["recon"] + shown["kl"]) / (math.log(2) * self.spec.x.size)
-        return {"loss": each.mean(), "each": each, **shown}
+            total = shown["recon"] + shown["kl"] if nats is None else nats
+            shown["bits_per_dim"] = total / (math.log(2) * self.spec.x.size)
+        return shown
 
     # ----------------------------------------------------------------------------------------------------------- likelihood
 
@@ -115,42 +266,46 @@ class GaussianVAE(Model):
         Args:
             x: data in model space.
             rng: noise, one row an item.
-            samples: 1 gives the ELBO with the KL divergence in closed form; more give the importance-weighted bound,
-                one draw after the other, so that memory does not grow with their number.
-            cond: not used.
+            samples: 1 gives the ELBO, with the KL divergence in closed form where it has one; more give the
+                importance-weighted bound, one draw after the other, so that memory does not grow with their number.
+            cond: what the model is told; others are not used.
         """
         with full_precision(x.device):
             exact = torch.float32 if x.device.type == "mps" else torch.float64
-            q = DiagonalGaussian(*(part.to(exact) for part in self.posterior(x)))
+            told = self.given(cond)
+            base, context = self.infer(x, **told)
+            q = DiagonalGaussian(*(part.to(exact) for part in base))
             if samples == 1:
-                return self._log_likelihood(q, q.draw(self._noise(rng, 0, q)), x) - q.kl()
+                z, log_q = self.draw_posterior(q, context, self._noise(rng, 0, q))
+                return self._log_likelihood(z, x, told) - self.divergence(q, z, log_q, told)
             total = torch.full((len(x),), -math.inf, dtype=exact, device=x.device)
+            log_p = self.density(**told)
             for i in range(samples):
-                z = q.draw(self._noise(rng, i, q))
-                weight = self._log_likelihood(q, z, x) + standard_normal(z) - q.log_prob(z)
-                total = torch.logaddexp(total, weight)
+                z, log_q = self.draw_posterior(q, context, self._noise(rng, i, q))
+                total = torch.logaddexp(total, self._log_likelihood(z, x, told) + log_p(z) - log_q)
             return total - math.log(samples)
 
     def _noise(self, rng: Rng, i: int, q: DiagonalGaussian) -> Tensor:
         return rng.at("posterior", i).normal(q.mean.shape).to(q.mean)
 
-    def _log_likelihood(self, q: DiagonalGaussian, z: Tensor, x: Tensor) -> Tensor:
-        return self.observed.log_prob(self.decoder(z.to(self._dtype)).to(q.mean), x.to(q.mean))
+    def _log_likelihood(self, z: Tensor, x: Tensor, cond: Mapping[str, Tensor]) -> Tensor:
+        return self.observed.log_prob(self.decoded(z, cond).to(z), x.to(z))
 
     # ------------------------------------------------------------------------------------------------------------- latents
 
     def prior(self, n: int, rng: Rng, **cond: Tensor) -> Tensor:
         """z `(n, dim)`."""
-        return rng.normal((n, self.config.dim)).to(self.device, self._dtype)
+        return self.over_latents.draw(n, rng, **self.given(cond)).to(self.device, self._dtype)
 
     def decode(self, z: Tensor, **cond: Tensor) -> Tensor:
         """The mean of p(x|z)."""
-        return self.observed.mean(self.decoder(z))
+        return self.observed.mean(self.decoded(z, self.given(cond)))
 
-    def encode(self, x: Tensor) -> Tensor:
-        """The mean of q(z|x), `(N, dim)`."""
-        return self.posterior(x).mean
+    def encode(self, x: Tensor, **cond: Tensor) -> Tensor:
+        """The mean of q(z|x), or where `push` takes the mean of N(μ, σ²), `(N, dim)`."""
+        q, context = self.infer(x, **cond)
+        return q.mean if self.gaussian else self.push(q.mean, context)[0].to(q.mean)
 
-    def reconstruct(self, x: Tensor) -> Tensor:
+    def reconstruct(self, x: Tensor, **cond: Tensor) -> Tensor:
         """x through the posterior's mean and back."""
-        return self.decode(self.encode(x))
+        return self.decode(self.encode(x, **cond), **cond)
