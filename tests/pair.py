@@ -81,7 +81,16 @@ class Plain(Normed):
         super().__init__(norm=False)
 
 
-PRECISE = {"cold-diffusion", "denoising-score-matching", "edm2", "vdm", "vqvae2"}
+PRECISE = {
+    "cold-diffusion",
+    "denoising-score-matching",
+    "edm2",
+    "flow-matching",
+    "iddpm",
+    "radial",
+    "rectified-flow",
+}
+PRECISE |= {"vdm", "vqvae2"}
 """Trained in float64: some of their gradients nearly cancel, and Adam makes as large a step of what is left as of any other."""
 
 OWN = {"weighted": Weighted, "normed": Normed, "plain": Plain}

@@ -1,4 +1,4 @@
-"""Points in the plane drawn exactly from the energies that flows are fitted to: p ∝ exp(−U), with U1 to U4 and two Gaussians.
+"""Points in the plane drawn exactly from energies that flows are fitted to: p ∝ exp(−U), U1 to U4 and two Gaussians.
 
 Offers: points
 

@@ -161,6 +161,10 @@ def load(folder: Path, network: str, name: str) -> Any:
     transformers.logging.disable_progress_bar()
     if not (folder / "model.safetensors").is_file():
         raise GencliError(f"{folder} has no model.safetensors", "weights are read from safetensors only")
+    with torch.device("cpu"):
+        torch.zeros(
+            0
+        )  # torch lists its constructors at their first use, and transformers has another linspace while it loads
     try:
         made, told = getattr(transformers, network).from_pretrained(
             folder, local_files_only=True, use_safetensors=True, output_loading_info=True

@@ -66,7 +66,7 @@ class LU(_Dense):
 
     def __init__(self, dim: int) -> None:
         super().__init__(dim)
-        rotation = torch.linalg.qr(torch.randn(dim, dim))[0]
+        rotation = nn.init.orthogonal_(torch.empty(dim, dim))
         swaps, lower, upper = torch.linalg.lu(rotation)
         self.lower, self.upper = nn.Parameter(lower.tril(-1)), nn.Parameter(upper.triu(1))
         self.register_buffer("order", swaps.argmax(1))
@@ -92,7 +92,7 @@ class LU(_Dense):
 class QR(_Dense):
     def __init__(self, dim: int) -> None:
         super().__init__(dim)
-        self.normals = nn.Parameter(torch.randn(dim, dim))
+        self.normals = nn.Parameter(nn.init.normal_(torch.empty(dim, dim)))
         self.upper = nn.Parameter(torch.zeros(dim, dim))
 
     def rotation(self) -> Tensor:

@@ -55,7 +55,9 @@ class Planar(Bijection):
     def __init__(self, dim: int, context: int = 0) -> None:
         super().__init__()
         self.dim = dim
-        start = torch.cat([torch.zeros(dim), torch.randn(dim) / math.sqrt(dim), torch.randn(1)])
+        start = torch.zeros(2 * dim + 1)
+        nn.init.normal_(start[dim:-1], std=1 / math.sqrt(dim))
+        nn.init.normal_(start[-1:])
         self.numbers = Numbers(start, context)
 
     def parts(self, context: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -112,7 +114,9 @@ class Radial(Bijection):
     def __init__(self, dim: int, context: int = 0) -> None:
         super().__init__()
         self.dim = dim
-        self.numbers = Numbers(torch.cat([torch.randn(dim), torch.zeros(2)]), context)
+        start = torch.zeros(dim + 2)
+        nn.init.normal_(start[:dim])
+        self.numbers = Numbers(start, context)
 
     def parts(self, context: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
         """z₀, α and 1 + m(β), each `(N or 1, D or 1)`."""

@@ -25,7 +25,7 @@ class Spectra(nn.Module):
         self._weights = list(weights)
         for i, weight in enumerate(self._weights):
             rows = weight().detach().flatten(1)
-            self.register_buffer(f"left_{i}", F.normalize(torch.randn(len(rows)), dim=0).to(rows))
+            self.register_buffer(f"left_{i}", F.normalize(nn.init.normal_(torch.empty(len(rows))), dim=0).to(rows))
             self.register_buffer(f"right_{i}", torch.zeros_like(rows[0]))
         self.follow(FIRST)
 

@@ -71,7 +71,7 @@ def test_every_metric_sees_the_same_evidence_and_has_a_receipt(run):
         [("memorisation", Memorisation.make()), ("class-accuracy", ClassAccuracy.make())], given, {"run": "r"}
     )
     assert len(made) == 5 and all(result.receipt["run"] == "r" and result.receipt["metric"] for result in made)
-    assert made[0].value.value == pytest.approx(1.0), "held-out items against themselves"
+    assert made[0].value.value < -1, "held-out items are nearest to themselves, which no memory is"
     assert class_field(run, None) == run.model.spec.cond.get("label")
 
 

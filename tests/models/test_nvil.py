@@ -73,7 +73,8 @@ def test_the_mean_of_100000_estimates_is_the_enumerated_gradient_with_less_varia
     n, batches = 1000, 100
     x = X.expand(n, 1, 2, 3)
     model.train().loss({"x": x}, turn(n, "first"))
-    model.signal.update(decay=0.0)
+    model.signal.decay = 0.0
+    model.signal.update()
     model.signal.variance.fill_(1.0)
     ours, plain = [], []
     for i in range(batches):

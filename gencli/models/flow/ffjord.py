@@ -1,4 +1,4 @@
-"""FFJORD: Free-form Continuous Dynamics for Scalable Reversible Generative Models (Grathwohl et al., 2018). arXiv:1810.01367
+"""FFJORD: Free-form Continuous Dynamics for Reversible Generative Models (Grathwohl et al., 2018). arXiv:1810.01367
 
 Offers: sample, exact density
 

@@ -86,7 +86,7 @@ class Step(nn.Module):
         super().__init__()
         channels, half = shape[0], shape[0] // 2
         self.norm, self.additive = ActNorm(channels), config.additive
-        self.mix = nn.Parameter(torch.linalg.qr(torch.randn(channels, channels))[0])
+        self.mix = nn.Parameter(nn.init.orthogonal_(torch.empty(channels, channels)))
         out = Field("coupling", (half if config.additive else 2 * half, *shape[1:]))
         self.net = config.net.build(Field("half", (half, *shape[1:])), out, cond)
 

@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
+from torch import nn
 
 from gencli.config import opt
 from gencli.core import Spec
@@ -63,5 +64,5 @@ class LinearFlow(LayeredFlow):
     def maps(self, dim: int) -> Iterable[Bijection]:
         """The map of `dim` numbers."""
         if self.config.form == "permutation":
-            return [Scaling(dim), Permutation(torch.randperm(dim))]
+            return [Scaling(dim), Permutation(nn.init.uniform_(torch.empty(dim)).argsort())]
         return [LU(dim) if self.config.form == "lu" else QR(dim)]

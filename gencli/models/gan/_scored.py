@@ -7,10 +7,12 @@ Near 1 both it has won, and the generator learns little; near 0.5 it cannot tell
 from __future__ import annotations
 
 from abc import abstractmethod
+from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
 
+from gencli.config import Part, opt, part
 from gencli.core import Losses, Rng, Spec
 from gencli.models.gan._family import Adversarial
 from gencli.models.gan._objectives import Objective
@@ -18,6 +20,17 @@ from gencli.models.gan._objectives import Objective
 
 class Scored(Adversarial):
     """A subclass says its objective."""
+
+    @dataclass(frozen=True)
+    class Config(Adversarial.Config):
+        latent: int = opt(64, "numbers in a latent", low=1)
+        critic_turns: int = opt(1, "turns of the discriminator for each of the generator", low=1)
+        generator: Part = part(
+            "networks", "mlp", "network from a latent to x", role="map", width=128, layers=3, activation="relu"
+        )
+        critic: Part = part(
+            "networks", "mlp", "network from x to a score", role="map", width=128, layers=3, activation="relu"
+        )
 
     def __init__(self, config: Any, spec: Spec) -> None:
         super().__init__(config, spec)

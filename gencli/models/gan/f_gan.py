@@ -1,4 +1,4 @@
-"""f-GAN: Training Generative Neural Samplers using Variational Divergence Minimization (Nowozin et al., 2016). arXiv:1606.00709
+"""f-GAN: Generative Neural Samplers by Variational Divergence Minimization (Nowozin et al., 2016). arXiv:1606.00709
 
 Offers: sample
 
@@ -21,7 +21,7 @@ from typing import Literal
 
 from torch import Tensor
 
-from gencli.config import Part, opt, part
+from gencli.config import opt
 from gencli.core import Losses, Rng
 from gencli.models.gan._objectives import DIVERGENCES, Objective
 from gencli.models.gan._scored import Scored
@@ -36,14 +36,6 @@ class FGan(Scored):
             "jensen-shannon", "what is estimated and minimised"
         )
         saturating: bool = opt(False, "the generator minimises the bound itself")
-        latent: int = opt(64, "numbers in a latent", low=1)
-        critic_turns: int = opt(1, "turns of the discriminator for each of the generator", low=1)
-        generator: Part = part(
-            "networks", "mlp", "network from a latent to x", role="map", width=128, layers=3, activation="relu"
-        )
-        critic: Part = part(
-            "networks", "mlp", "network from x to a score", role="map", width=128, layers=3, activation="relu"
-        )
 
     def objective(self) -> Objective:
         return DIVERGENCES[self.config.divergence].objective(self.config.saturating)

@@ -20,7 +20,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from gencli.config import Part, opt, part
+from gencli.config import opt
 from gencli.models.gan._objectives import OBJECTIVES, Objective
 from gencli.models.gan._scored import Scored
 
@@ -31,14 +31,6 @@ class Gan(Scored):
     @dataclass(frozen=True)
     class Config(Scored.Config):
         objective: Literal["non-saturating", "minimax"] = opt("non-saturating", "what the generator minimises")
-        latent: int = opt(64, "numbers in a latent", low=1)
-        critic_turns: int = opt(1, "turns of the discriminator for each of the generator", low=1)
-        generator: Part = part(
-            "networks", "mlp", "network from a latent to x", role="map", width=128, layers=3, activation="relu"
-        )
-        critic: Part = part(
-            "networks", "mlp", "network from x to a score", role="map", width=128, layers=3, activation="relu"
-        )
 
     def objective(self) -> Objective:
         return OBJECTIVES[self.config.objective]

@@ -15,26 +15,12 @@ Images `(N, C, H, W)` or points `(N, d)`, continuous. Errors: as of the family (
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
-from gencli.config import Part, opt, part
 from gencli.models.gan._objectives import OBJECTIVES, Objective
 from gencli.models.gan._scored import Scored
 
 
 class LsGan(Scored):
     """A regression to one and to zero."""
-
-    @dataclass(frozen=True)
-    class Config(Scored.Config):
-        latent: int = opt(64, "numbers in a latent", low=1)
-        critic_turns: int = opt(1, "turns of the discriminator for each of the generator", low=1)
-        generator: Part = part(
-            "networks", "mlp", "network from a latent to x", role="map", width=128, layers=3, activation="relu"
-        )
-        critic: Part = part(
-            "networks", "mlp", "network from x to a score", role="map", width=128, layers=3, activation="relu"
-        )
 
     def objective(self) -> Objective:
         return OBJECTIVES["least-squares"]

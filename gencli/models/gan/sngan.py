@@ -33,7 +33,6 @@ class SnGan(Scored):
     @dataclass(frozen=True)
     class Config(Scored.Config):
         objective: Literal["hinge", "non-saturating"] = opt("hinge", "the two losses")
-        critic_turns: int = opt(1, "turns of the discriminator for each of the generator", low=1)
         generator: Part = part("networks", "dcgan-generator", "network from a latent to x", role="map", norm="layer")
         critic: Part = part("networks", "dcgan-critic", "network from x to a score", role="map", norm="spectral")
 

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from gencli.config import Part, opt, part
+from gencli.config import opt
 from gencli.core import Losses, Rng, Turn
 from gencli.models.gan._objectives import OBJECTIVES, Objective
 from gencli.models.gan._scored import Scored
@@ -32,14 +32,7 @@ class WGan(Scored):
     @dataclass(frozen=True)
     class Config(Scored.Config):
         clip: float = opt(0.01, "largest size of a weight of the critic", low=1e-6)
-        latent: int = opt(64, "numbers in a latent", low=1)
         critic_turns: int = opt(5, "turns of the critic for each of the generator; steps count the critic's", low=1)
-        generator: Part = part(
-            "networks", "mlp", "network from a latent to x", role="map", width=128, layers=3, activation="relu"
-        )
-        critic: Part = part(
-            "networks", "mlp", "network from x to a score", role="map", width=128, layers=3, activation="relu"
-        )
 
     def objective(self) -> Objective:
         return OBJECTIVES["wasserstein"]

@@ -120,7 +120,11 @@ class VampPrior(_Components):
         self.posterior, self.span, self.conditions = posterior, spec.x.range, tuple(spec.cond)
         shape = (config.components, *spec.x.shape)
         low, high = spec.x.range or (0.0, 0.0)
-        start = low + (high - low) * torch.rand(shape) if spec.x.range else torch.randn(shape)
+        start = torch.empty(shape)
+        if spec.x.range:
+            nn.init.uniform_(start, low, high)
+        else:
+            nn.init.normal_(start)
         if config.pseudo_inputs == "learned":
             self.inputs = nn.Parameter(start)
         else:
@@ -209,7 +213,9 @@ PRIORS: dict[str, Any] = {
 def _apart(count: int, dim: int) -> tuple[Tensor, Tensor]:
     """Means and log variances `(count, dim)` of Gaussians that are together as wide as N(0, I): N(0, I) itself if one."""
     spread = 0.5 if count > 1 else 0.0
-    return math.sqrt(spread) * torch.randn(count, dim), torch.full((count, dim), math.log(1 - spread))
+    return nn.init.normal_(torch.empty(count, dim), std=math.sqrt(spread)), torch.full(
+        (count, dim), math.log(1 - spread)
+    )
 
 
 def _like(prior: Prior) -> Tensor:

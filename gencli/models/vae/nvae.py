@@ -115,7 +115,7 @@ class NVAE(Hierarchical):
 
     def _build_down(self, height: int, width: int) -> None:
         c, each = self.config, [self.widths[scale] for scale in self.where]
-        self.start = nn.Parameter(torch.rand(self.widths[0], height, width))
+        self.start = nn.Parameter(nn.init.uniform_(torch.empty(self.widths[0], height, width)))
         self.posteriors = nn.ModuleList(FilterConv(wide, 2 * c.channels, 3) for wide in each)
         self.meets = nn.ModuleList(FilterConv(wide, wide, 1) for wide in each[1:])
         self.priors = nn.ModuleList(nn.Sequential(nn.ELU(), FilterConv(wide, 2 * c.channels, 1)) for wide in each[1:])

@@ -64,12 +64,18 @@ class Signal(nn.Module):
         seen = torch.stack([torch.ones_like(apart).sum(1), apart.sum(1), apart.square().sum(1)])
         self._seen = seen if self._seen is None else self._seen + seen
 
-    def update(self, decay: float | None = None) -> None:
+    def begin(self, raw: Tensor) -> None:
+        """Start from signals `(L, N)`, each process by itself: the main one's are sent to all."""
+        variance, mean = torch.var_mean(raw, dim=1, correction=0)
+        self.mean.copy_(mean)
+        self.variance.copy_(variance)
+
+    def update(self) -> None:
         """Move towards what was seen since the last call. Every process must call it."""
         seen, self._seen = self._seen, None
         assert seen is not None, "a step has a loss before it ends"
         count, first, second = core.all_reduce(seen)
-        weight = 1 - (self.decay if decay is None else decay)
+        weight = 1 - self.decay
         shift = first / count
         self.variance.lerp_((second / count - shift.square()).to(self.variance), weight)
         self.mean += weight * shift.to(self.mean)
@@ -193,8 +199,7 @@ class NVIL(Model):
         bits, n = self.bits(batches[0]), len(batches[0])
         drawn = [rng.at("layer", i).uniform((1, n, size))[0] for i, size in enumerate(self.config.units)]
         hidden, log_q = self.infer(bits, drawn)
-        self.signal.see(signals(self.log_joint(bits, hidden), log_q) - self.guesses(bits, hidden))
-        self.signal.update(decay=0.0)
+        self.signal.begin(signals(self.log_joint(bits, hidden), log_q) - self.guesses(bits, hidden))
 
     # ----------------------------------------------------------------------------------------------------------- likelihood
 
