@@ -47,6 +47,8 @@ class Spectra(nn.Module):
         """Power iteration on the weights as they are now; the same on every process."""
         for i, weight in enumerate(self._weights):
             (left, right), rows = self._vectors(i), weight().flatten(1)
+            if rows.is_meta:  # a model that is only being sized
+                continue
             for _ in range(rounds):
                 right.copy_(F.normalize(left @ rows, dim=0))
                 left.copy_(F.normalize(rows @ right, dim=0))

@@ -28,7 +28,7 @@ class Spectral(nn.Module):
         matrix = weight.detach().flatten(1)
         self.register_buffer("u", F.normalize(nn.init.normal_(torch.empty_like(matrix[:, 0])), dim=0))
         self.register_buffer("v", F.normalize(nn.init.normal_(torch.empty_like(matrix[0])), dim=0))
-        for _ in range(FIRST):
+        for _ in range(0 if weight.is_meta else FIRST):  # a model that is only being sized has nothing to iterate
             self.iterate(weight)
 
     def forward(self, weight: Tensor) -> Tensor:
