@@ -240,11 +240,10 @@ class ContinuousFlow(Flow):
         return self._through(y, cond, lambda i, x: [])
 
     def _through(self, y: Tensor, cond: Mapping[str, Tensor], noise: Noise) -> tuple[Tensor, Tensor]:
-        places = {id(one): i for i, one in enumerate(self.blocks)}
         alone = not torch.is_grad_enabled() and self.couples
 
         def solve(one: Block, x: Tensor) -> tuple[Tensor, Tensor]:
-            probes = noise(places[id(one)], x)
+            probes = noise(self.blocks.index(one), x)
             return one.alone(x, probes, self.how, cond) if alone else one(x, probes, self.how, cond)
 
         return self.net(y.double() if alone and y.device.type != "mps" else y, solve)
