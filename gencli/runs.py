@@ -52,7 +52,10 @@ class Found:
 
 
 def every() -> list[Found]:
-    """All runs, newest first; shipped ones last; a folder that cannot be read is left out (naming it loads and explains)."""
+    """All runs, newest first; a folder that cannot be read is left out (naming it loads and explains).
+
+    Shipped ones are last, and of them those of a method's own recipe first: their data come with gencli.
+    """
     found: list[Found] = []
     for folder in home.run_folders():
         shipped = folder == home.shipped_runs()
@@ -61,7 +64,7 @@ def every() -> list[Found]:
             if config is not None and all(other.name != path.parent.name for other in found):
                 found.append(Found(path.parent, config, shipped))
     found.sort(key=lambda run: str(run.config.get("created", "")), reverse=True)
-    return sorted(found, key=lambda run: run.shipped)
+    return sorted(found, key=lambda run: (run.shipped, run.shipped and run.config["recipe"].get("recipe") != run.model))
 
 
 def _peek(path: Path) -> dict[str, Any] | None:

@@ -229,6 +229,28 @@ def test_the_home_folder_is_searched_after_this_one_and_shipped_models_last_and_
     assert "checkpoint at-home " in resolved(shell, "ddim", "--steps", "1")
 
 
+def test_of_shipped_models_those_of_a_methods_own_recipe_come_first_though_older(
+    shell: Shell, made: Path, tmp_path: Path
+) -> None:
+    config = json.loads(
+        (
+            copied(made / "checkpoints" / "ddpm-digits", tmp_path / "no-shipped" / "of-digits") / "config.json"
+        ).read_text()
+    )
+    for name, recipe, created in (("of-digits", "ddpm", "2001"), ("of-clothes", "ddpm-fashion-mnist", "2999")):
+        run = tmp_path / "no-shipped" / name
+        if not run.exists():
+            copied(made / "checkpoints" / "ddpm-digits", run)
+        table = {
+            **config,
+            "created": f"{created}-01-01T00:00:00+00:00",
+            "recipe": {**config["recipe"], "recipe": recipe},
+        }
+        (run / "config.json").write_text(json.dumps(table))
+    assert "checkpoint of-digits " in resolved(shell, "ddim", "--steps", "1")
+    assert "checkpoint of-clothes " in resolved(shell, "of-clothes", "--steps", "1")
+
+
 # -------------------------------------------------------------------------------------------------------------------- images
 
 
