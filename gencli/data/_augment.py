@@ -14,7 +14,7 @@ def augment(batch: Batch, shift: int, flip: bool, rng: Rng) -> Batch:
     The border is repeated outwards, so a digit keeps its background. Row i's numbers depend on `rng` and i alone.
 
     Args:
-        batch: `x` is `(N, C, H, W)`; its other keys pass through.
+        batch: `x` is `(N, C, H, W)`; an `image` of its sides moves with it, other keys pass through.
         shift: greatest shift in pixels; 0 for none.
         flip: mirror left to right with probability one half.
         rng: of the rows of this batch.
@@ -29,7 +29,7 @@ def augment(batch: Batch, shift: int, flip: bool, rng: Rng) -> Batch:
         raise GencliError(
             f"shift and flip are for images, an item here has shape {tuple(x.shape[1:])}", "set shift 0 and flip off"
         )
-    n, channels, height, width = x.shape
+    n, _, height, width = x.shape
     u = rng.at("augment").uniform((n, 3)).to(x.device)
     moved = (u[:, :2] * (2 * shift + 1)).floor().long() - shift  # (N, 2), each in [-shift, shift]
     rows = (torch.arange(height, device=x.device) - moved[:, :1]).clamp(0, height - 1)  # (N, H)
@@ -37,5 +37,9 @@ def augment(batch: Batch, shift: int, flip: bool, rng: Rng) -> Batch:
     if flip:
         columns = torch.where(u[:, 2:] < 0.5, columns, columns.flip(1))
     item = torch.arange(n, device=x.device)[:, None, None, None]
-    channel = torch.arange(channels, device=x.device)[None, :, None, None]
-    return {**batch, "x": x[item, channel, rows[:, None, :, None], columns[:, None, None, :]]}
+    moved_too = ["image"] if "image" in batch and batch["image"].shape[2:] == x.shape[2:] else []
+    made = {}
+    for key in ("x", *moved_too):
+        channel = torch.arange(batch[key].shape[1], device=x.device)[None, :, None, None]
+        made[key] = batch[key][item, channel, rows[:, None, :, None], columns[:, None, None, :]]
+    return {**batch, **made}

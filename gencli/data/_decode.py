@@ -8,6 +8,7 @@ not applied; then fitted with the bicubic filter (antialiased when it reduces) i
 from __future__ import annotations
 
 import io
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -52,7 +53,9 @@ class Picture:
     fitted: float = 0.0
 
 
-def decode(data: bytes, size: tuple[int, int], fit: Fit, background: RGB) -> tuple[Picture, np.ndarray]:
+def decode(
+    data: bytes, size: tuple[int, int], fit: Fit, background: RGB, cut: Callable[[Image], Image] | None = None
+) -> tuple[Picture, np.ndarray]:
     """A picture and its pixels, uint8 `(3, height, width)`, grey ones with three equal planes.
 
     Args:
@@ -60,6 +63,7 @@ def decode(data: bytes, size: tuple[int, int], fit: Fit, background: RGB) -> tup
         size: (height, width) of the result.
         fit: `crop` the centre, `pad` with the background, or `stretch`.
         background: colour under transparent pixels and around padded ones.
+        cut: takes a part of the picture, which is then all of it.
 
     Raises:
         ValueError: the file is empty, a bomb, or holds numbers that no rule maps to 8 bits.
@@ -78,6 +82,7 @@ def decode(data: bytes, size: tuple[int, int], fit: Fit, background: RGB) -> tup
         image.load()
         rotated = image.getexif().get(_ORIENTATION, 1) in range(2, 9)
         flat, alpha = _eight_bits(ImageOps.exif_transpose(image) if rotated else image, background)
+    flat = flat if cut is None else cut(flat)
     fitted, share = fit_to(flat, size, fit, background)
     pixels = np.asarray(fitted.convert("RGB")).transpose(2, 0, 1)  # (3, H, W)
     stored_grey = mode[0] in "1LIF" and mode != "LAB"

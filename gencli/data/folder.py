@@ -29,7 +29,7 @@ from gencli.config import opt
 from gencli.core import Field, Spec
 from gencli.data import _cache
 from gencli.data._base import Data, Split
-from gencli.data._decode import RGB, Fit, Picture, decode
+from gencli.data._decode import RGB, Picture, decode
 from gencli.data._plan import make_plan, number, read_table
 from gencli.data._source import EXTENSIONS, Source, open_source
 from gencli.errors import GencliError
@@ -129,7 +129,9 @@ class Folder(Data):
     @property
     def _path(self) -> Path:
         if not self.config.path:
-            raise GencliError("data set 'folder' needs a path", "give --data PATH, a folder or zip of images")
+            raise GencliError(
+                f"data set '{self.public_name()}' needs a path", "give --data PATH, a folder or zip of images"
+            )
         path = Path(self.config.path).expanduser().absolute()
         return path.resolve() if ".." in path.parts else path  # a link keeps the name that the user gave it
 
@@ -193,11 +195,10 @@ class Folder(Data):
         """Pictures and problems by name; the pixels of the pictures go to `stage`, in order."""
         pictures: dict[str, Picture] = {}
         problems: dict[str, str] = {}
-        fit: Fit = self.config.fit
 
         def one(name: str) -> tuple[Picture, np.ndarray] | str:
             try:
-                return decode(source.read(name), self._size, fit, self._background)
+                return self._pixels(source.read(name))
             except Exception as error:  # Pillow raises anything on hostile files; each is reported by name
                 return reason(error)
 
@@ -215,6 +216,10 @@ class Folder(Data):
                 if self.progress is not None:
                     self.progress(f"decoding {source.path.name}", done, len(names))
         return pictures, problems
+
+    def _pixels(self, content: bytes) -> tuple[Picture, np.ndarray]:
+        """What a file holds, `(3, height, width)`; raises as `decode` does."""
+        return decode(content, self._size, self.config.fit, self._background)
 
     def _describe(self, pictures: list[Picture], grey: bool) -> list[str]:
         """How the pixels were made, one line each."""

@@ -10,7 +10,8 @@ the patch that its convolutions see (70×70 for three layers) and there are many
 
 Width 64 and three layers are the released one: 2,765,633 parameters. Convolutions start from N(0, 0.02²), scales of the
 norm from N(1, 0.02²), as there. Batch normalisation always uses the batch at hand and keeps no running statistics: nothing
-of the discriminator changes but by its own optimiser. With `group` (ours) or `none` items do not see each other.
+of the discriminator changes but by its own optimiser. `instance` is the same for a batch of one; with it, `group` (ours) or
+`none` items do not see each other.
 
 Raises GencliError for an input that is no image, and for sides that leave no patch.
 """
@@ -41,7 +42,9 @@ class PatchDiscriminator(nn.Module, Component):
     class Config:
         width: int = opt(64, "feature maps after the first layer", low=4)
         layers: int = opt(3, "halvings of the side", low=1, high=6)
-        norm: Literal["batch", "group", "none"] = opt("batch", "normalisation between first and last layer")
+        norm: Literal["batch", "instance", "group", "none"] = opt(
+            "batch", "normalisation between first and last layer: by the batch, or of each item"
+        )
 
     def __init__(self, config: Config, x: Field, out: Field, cond: Mapping[str, Field] | None = None) -> None:
         nn.Module.__init__(self)
@@ -67,6 +70,8 @@ class PatchDiscriminator(nn.Module, Component):
     def _norm(self, width: int) -> list[nn.Module]:
         if self.config.norm == "batch":
             return [nn.BatchNorm2d(width, track_running_stats=False)]
+        if self.config.norm == "instance":
+            return [nn.GroupNorm(width, width)]
         return [norm(width, 1e-5)] if self.config.norm == "group" else []
 
     def _start(self) -> None:

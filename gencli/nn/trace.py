@@ -40,11 +40,11 @@ def hutchinson(probes: Sequence[Tensor], again: bool = False) -> Trace:
     """The mean over `probes`, a backward pass each."""
 
     def trace(y: Tensor, x: Tensor) -> Tensor:
-        total = x.new_zeros(len(x))
+        found = []
         for i, v in enumerate(probes):
             last = i == len(probes) - 1
             (back,) = torch.autograd.grad(y, x, v, retain_graph=again or not last, create_graph=again)
-            total = total + (back * v).flatten(1).sum(1)
-        return total / len(probes)
+            found.append((back * v).flatten(1).sum(1))
+        return found[0] if len(found) == 1 else torch.stack(found).mean(0)
 
     return trace

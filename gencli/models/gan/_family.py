@@ -15,13 +15,20 @@ another normalisation. The trainer makes them equal over processes after every s
 
 Data with a range are squashed into it by tanh; points without one are what the generator says.
 
-A critic may be kept smooth by a penalty on its gradient, in full precision and differentiated twice, every turn:
+A critic may be kept smooth by a penalty on its gradient, in full precision and differentiated twice, every turn or, n times
+as heavy, in a phase of its own every n-th turn (`smooth_every`; lazily, Karras et al., arXiv:1912.04958):
 
     r1       γ/2 E ‖∇f(x)‖² at data (Mescheder et al., arXiv:1801.04406);   r2  the same at samples
     dragan   γ E (‖∇f(x + u / 2)‖ − 1)², u ~ U(0, 1) for each number (Kodali et al., arXiv:1705.07215, where u is scaled
              by the batch's deviation too, which would make an item depend on the others)
 
-Raises GencliError for discrete codes, and for classes of data without labels.
+What the critic sees of images, data and samples alike, may be augmented (`nn/diffaug.py`, `nn/bgc.py`), each change with
+probability p; the generator learns through the changes, and penalties are of the critic behind them.
+
+Truncation draws z anew where a number is beyond ±t (Brock et al., arXiv:1809.11096), by inversion, so that it is a function
+of z: z′ = Φ⁻¹(Φ(−t) + (Φ(t) − Φ(−t)) Φ(z)).
+
+Raises GencliError for discrete codes, for classes of data without labels, and for augmentations of what is no image.
 """
 
 from __future__ import annotations
@@ -39,15 +46,19 @@ from gencli.config import Part, opt, part
 from gencli.core import Batch, Field, Losses, Model, Phase, Rng, Spec, Turn, full_precision
 from gencli.errors import GencliError
 from gencli.nn import spectral
+from gencli.nn.bgc import bgc
+from gencli.nn.diffaug import diffaug
 
 Smooth = Literal["none", "r1", "r2", "dragan"]
+Augment = Literal["none", "diffaug", "bgc"]
+AUGMENTS = {"diffaug": diffaug, "bgc": bgc}
 
 
 class Adversarial(Model):
     """A generator and a critic; a method gives the two losses."""
 
     codecs: ClassVar[tuple[Mapping[str, Any], ...]] = ({"name": "pixels"},)
-    training_only = ("critic.",)
+    training_only: ClassVar[tuple[str, ...]] = ("critic.",)
     improves: ClassVar[str] = "critic/loss"
     compilable = ()  # a penalty differentiates twice, which compiled networks cannot
     shardable = ()
@@ -59,6 +70,9 @@ class Adversarial(Model):
         critic_lr: float = opt(0.0, "the critic's learning rate; 0 = the run's", low=0)
         smooth: Smooth = opt("none", "penalty on the critic's gradient")
         smooth_weight: float = opt(1.0, "γ of that penalty", low=0)
+        smooth_every: int = opt(1, "turns of the critic for each of that penalty, then as many times as heavy", low=1)
+        augment: Augment = opt("none", "what the critic sees of images is changed: diffaug, or bgc as of stylegan2-ada")
+        augment_p: float = opt(1.0, "probability of each change", low=0, high=1)
         classes: bool = opt(False, "both networks are told the class")
         generator: Part = part("networks", "dcgan-generator", "network from a latent to x", role="map")
         critic: Part = part("networks", "dcgan-critic", "network from x to a score", role="map")
@@ -77,28 +91,81 @@ class Adversarial(Model):
                 f"{self.public_name()} needs continuous data, got {x.kind} of {x.vocab} values",
                 "use images or points, or train gated-pixelcnn on these codes",
             )
+        if config.augment != "none" and len(x.shape) != 3:
+            raise GencliError(
+                f"--augment {config.augment} changes images, the data are {x.kind} of shape {x.shape}", "leave it out"
+            )
+        if config.augment == "bgc" and x.shape[0] not in (1, 3):
+            raise GencliError(
+                f"--augment bgc turns colours of 1 or 3 channels, the data have {x.shape[0]}", "give --augment diffaug"
+            )
         self.generator = config.generator.build(Field("latent", (config.latent,)), x, cond)
         self.critic = config.critic.build(x, Field("score", (1,)), cond)
-        self.couples = any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in self.modules())
+        self.couples = any(
+            isinstance(m, nn.modules.batchnorm._BatchNorm) or getattr(m, "couples", False)
+            for net in (self.generator, self.critic)
+            for m in net.modules()
+        )
 
     def phases(self) -> list[Phase]:
         turns, rate = self.config.critic_turns, self.config.critic_lr
-        critic = Phase("critic", (self.critic,), optim={"lr": rate} if rate else {})
-        return [critic, Phase("generator", (self.generator,), every=turns)]
+        optim = {"lr": rate} if rate else {}
+        critic = [Phase("critic", (self.critic,), optim=optim)]
+        if self.lazy:
+            critic.append(Phase("smooth", (self.critic,), every=self.config.smooth_every, optim=optim, shares="critic"))
+        return [*critic, Phase("generator", (self.generator,), every=turns)]
+
+    @property
+    def lazy(self) -> bool:
+        """Whether the penalty has turns of its own."""
+        return self.config.smooth != "none" and self.config.smooth_every > 1
 
     def loss(self, batch: Batch, turn: Turn) -> Losses:
-        x, cond = batch["x"], {key: batch[key] for key in self.spec.cond}
-        z = self.prior(len(x), turn.rng).to(x)
+        x, cond = self.real(batch["x"]), {key: batch[key] for key in self.spec.cond}
         if turn.phase == "generator":
-            return self.generator_loss(self.decode(z, **cond), **cond)
+            made = self.samples(x, turn.rng, **cond)
+            return self.generator_loss(self.seen(made, turn.rng.at("seen", "samples")), **cond)
         with torch.no_grad():
-            made = self.decode(z, **cond)
-        losses = self.critic_loss(x, made, turn.rng, **cond)
-        if self.config.smooth == "none":
+            made = self.samples(x, turn.rng, **cond)
+        if turn.phase == "smooth":
+            return self.lazily(x, made, turn.rng, **cond)
+        data, samples = self.seen(x, turn.rng.at("seen", "data")), self.seen(made, turn.rng.at("seen", "samples"))
+        losses = self.critic_loss(data, samples, turn.rng, **cond)
+        if self.config.smooth == "none" or self.lazy:
             return losses
         each = self.roughness(x, made, turn.rng.at("smooth"), **cond)
         whole = losses["each"] + self.config.smooth_weight * each
         return {**losses, "loss": whole.mean(), "each": whole, self.config.smooth: each.mean().detach()}
+
+    def lazily(self, x: Tensor, made: Tensor, rng: Rng, **cond: Tensor) -> Losses:
+        """The penalty alone, for all the turns that went without it."""
+        rough = self.roughness(x, made, rng.at("smooth"), **cond)
+        each = self.config.smooth_every * self.config.smooth_weight * rough
+        each = each + 0 * self.score(x, **cond)  # so that weights that no slope depends on have a gradient, of 0
+        return {"loss": each.mean(), "each": each, self.config.smooth: rough.mean().detach()}
+
+    def real(self, x: Tensor) -> Tensor:
+        """The data as the networks are to take them."""
+        return x
+
+    def samples(self, x: Tensor, rng: Rng, **cond: Tensor) -> Tensor:
+        """As many samples to learn from as there are data."""
+        return self.decode(self.prior(len(x), rng, **cond).to(x), **cond)
+
+    def seen(self, x: Tensor, rng: Rng) -> Tensor:
+        """x as the critic sees it, changed in full precision."""
+        if self.config.augment == "none":
+            return x
+        assert self.spec.x.range is not None, "images have a range"
+        low, high = self.spec.x.range
+        unit = x if (low, high) == (-1.0, 1.0) else (2 * x - (low + high)) / (high - low)
+        with full_precision(x.device):
+            return self.ranged(AUGMENTS[self.config.augment](unit, self.augment_p, rng))
+
+    @property
+    def augment_p(self) -> Tensor | float:
+        """The probability of each change."""
+        return float(self.config.augment_p)
 
     @abstractmethod
     def critic_loss(self, x: Tensor, made: Tensor, rng: Rng, **cond: Tensor) -> Losses:
@@ -112,20 +179,24 @@ class Adversarial(Model):
         """What the critic says, `(N,)`."""
         return self.critic(x, **cond).flatten().to(x.dtype)
 
-    def slope(self, at: Tensor, **cond: Tensor) -> Tensor:
-        """`(N,)` the norm of the critic's gradient at each of `at`, in full precision; it can be differentiated."""
+    def slope(self, at: Tensor, rng: Rng | None = None, /, **cond: Tensor) -> Tensor:
+        """`(N,)` the norm of the critic's gradient at each of `at`, in full precision; it can be differentiated.
+
+        With `rng` the critic looks through the augmentation that it draws.
+        """
         twice = torch.is_grad_enabled()
         with full_precision(at.device), torch.enable_grad():
             at = at.detach().requires_grad_()
-            (gradient,) = torch.autograd.grad(self.score(at, **cond).sum(), at, create_graph=twice)
+            looked = at if rng is None else self.seen(at, rng)
+            (gradient,) = torch.autograd.grad(self.score(looked, **cond).sum(), at, create_graph=twice)
         return torch.linalg.vector_norm(gradient.flatten(1), dim=1)  # its derivative at 0 is 0, a root's is infinite
 
     def roughness(self, x: Tensor, made: Tensor, rng: Rng, **cond: Tensor) -> Tensor:
         """`(N,)` the penalty that `smooth` names, without its weight."""
         if self.config.smooth == "dragan":
             near = x + 0.5 * rng.uniform(x.shape).to(x)
-            return (self.slope(near, **cond) - 1).square()
-        return self.slope(x if self.config.smooth == "r1" else made, **cond).square() / 2
+            return (self.slope(near, rng.at("seen"), **cond) - 1).square()
+        return self.slope(x if self.config.smooth == "r1" else made, rng.at("seen"), **cond).square() / 2
 
     def after_step(self, turn: Turn) -> None:
         spectral.settle(self.critic)
@@ -137,7 +208,16 @@ class Adversarial(Model):
     def decode(self, z: Tensor, **cond: Tensor) -> Tensor:
         """x from a latent."""
         made = self.generator(z, **cond).to(z.dtype)
-        if self.spec.x.range is None:
-            return made
+        return made if self.spec.x.range is None else self.ranged(made.tanh())
+
+    def ranged(self, x: Tensor) -> Tensor:
+        """Values in [−1, 1] to the data's range."""
+        assert self.spec.x.range is not None, "images have a range"
         low, high = self.spec.x.range
-        return (low + high) / 2 + (high - low) / 2 * made.tanh()
+        return x if (low, high) == (-1.0, 1.0) else (low + high) / 2 + (high - low) / 2 * x
+
+    def truncate(self, z: Any, amount: float, **cond: Tensor) -> Any:
+        """The latent with no number beyond ± `amount`, of the distribution of redrawing those that are."""
+        wide = z.cpu().double()
+        below = torch.special.ndtr(torch.tensor(-float(amount), dtype=torch.float64))
+        return torch.special.ndtri(below + (1 - 2 * below) * torch.special.ndtr(wide)).to(z)

@@ -41,10 +41,14 @@ class Scored(Adversarial):
         """The two losses."""
 
     def critic_loss(self, x: Tensor, made: Tensor, rng: Rng, **cond: Tensor) -> Losses:
-        real, fake = self.score(x, **cond), self.score(made, **cond)
+        real, fake = self.scores(x, made, **cond)
         each = self.by.data(real) + self.by.samples(fake)
         told = {"real": real > self.by.middle, "fake": fake < self.by.middle}
         return {"loss": each.mean(), "each": each, **{key: right.to(each).mean() for key, right in told.items()}}
+
+    def scores(self, x: Tensor, made: Tensor, **cond: Tensor) -> tuple[Tensor, Tensor]:
+        """What the discriminator says of data and of samples, `(N,)` each."""
+        return self.score(x, **cond), self.score(made, **cond)
 
     def generator_loss(self, made: Tensor, **cond: Tensor) -> Losses:
         each = self.by.generator(self.score(made, **cond))
