@@ -1,4 +1,4 @@
-"""What models with a null condition share: labels dropped in training, absent labels filled in.
+"""What models that are told conditions share: networks that take labels, labels that must be given, null labels.
 
 A label field of `vocab` classes has one more value, `vocab`, the null label: what a model trained with dropped labels takes
 for "any class" (Ho & Salimans, arXiv:2207.12598).
@@ -7,11 +7,46 @@ for "any class" (Ho & Salimans, arXiv:2207.12598).
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from gencli.core import Batch, Field, Rng
+from gencli.config import Part
+from gencli.core import Batch, Field, Model, Rng, Spec
+from gencli.errors import GencliError
+
+
+def told(chosen: Part, x: Field, out: Field, cond: Mapping[str, Field]) -> Any:
+    """A network of role `map` that takes the label among the conditions, if there is one; refused if it cannot."""
+    label = {key: field for key, field in cond.items() if key == "label"}
+    net = chosen.build(x, out, label)
+    if label and getattr(net, "label", None) is None:
+        raise GencliError(
+            f"network {chosen.name} takes no class label", "use mlp, conv-encoder and conv-decoder, or no classes"
+        )
+    return net
+
+
+def label_of(spec: Spec, model: str, setting: str = "classes") -> Mapping[str, Field]:
+    """The label among the data's conditions, for a model whose `setting` asks for it."""
+    if "label" not in spec.cond:
+        raise GencliError(
+            f"{model} is to be told classes, but the data have no labels",
+            f"leave --{setting} out, or train on labelled data",
+        )
+    return {"label": spec.cond["label"]}
+
+
+def given(model: Model, cond: Mapping[str, Tensor]) -> Batch:
+    """Of the conditions those that the model is told; none may be absent."""
+    for key in model.spec.cond:
+        if key not in cond:
+            raise GencliError(
+                f"{model.public_name()} was trained with the condition '{key}', which was not given",
+                "give the condition with the data, or train without conditions",
+            )
+    return {key: cond[key] for key in model.spec.cond}
 
 
 def with_null(cond: Mapping[str, Tensor], fields: Mapping[str, Field], x: Tensor) -> Batch:

@@ -3,7 +3,8 @@
 At every save the posteriors of some held-out items are looked at, by the averaged weights. `latents.jsonl` gets a line: the
 step, and of every number of the latent its share of KL(q(z|x) ‖ p(z)) in nats; under a prior other than N(0, I), or for a
 posterior that is no Gaussian, its divergence from a Gaussian with the mean and variance of all items' draws, which is 0 as
-well where a number is the same whatever the item.
+well where a number is the same whatever the item. A hierarchy of latents says by itself (`carried`) what each number carries
+given a draw of those above it.
 
 A posterior counts as collapsed if no more than a quarter of the numbers carry 0.1 nats, or if all together carry less than
 10 and less than one each in the mean. That is said once, when it is so at two saves in a row or at the end, and never in the
@@ -18,12 +19,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from gencli import files
 from gencli.bundle import Run
 from gencli.core import Items, Posterior, Rng
 from gencli.errors import GencliError
+from gencli.metrics._base import base_seed, item_rows, spread
 from gencli.metrics._posterior import Inferred, inferred
 from gencli.training.ema import Average
 
@@ -42,10 +45,11 @@ class Watch:
 
     def look(self, average: Average, items: Items, step: int, last: bool) -> str:
         """Write the line of a step; what a user must be told, or nothing."""
-        if not isinstance(self.run.model, Posterior) or not len(items):
+        model = self.run.model
+        if not (isinstance(model, Posterior) or hasattr(model, "carried")) or not len(items):
             return ""
         try:
-            with average.worn_by(self.run.model):
+            with average.worn_by(model):
                 nats = carried(self.run, items).tolist()
         except GencliError as error:  # numbers that are not finite end no training
             said, self._said = self._said, True
@@ -58,7 +62,7 @@ class Watch:
         if not now or self._said or step < EARLY or not (before or last):
             return ""
         self._said = True
-        return warning(nats, self.run.model.config)
+        return warning(nats, model.config)
 
 
 def read(path: Path) -> list[dict[str, Any]]:
@@ -71,9 +75,18 @@ def read(path: Path) -> list[dict[str, Any]]:
     return rows
 
 
+@torch.no_grad()
 def carried(run: Run, items: Items, count: int = ITEMS) -> Tensor:
     """What every number of the latent carries `(dim,)`, in nats, the mean over items."""
-    return nats_of(inferred(run, items, Rng.batch("latents", total=1), count, BATCH, bounds=False))
+    model: Any = run.model
+    rng = Rng.batch("latents", total=1)
+    if isinstance(model, Posterior):
+        return nats_of(inferred(run, items, rng, count, BATCH, bounds=False))
+    seed, parts = base_seed(rng, "posterior"), []
+    for indices in spread(len(items), count).split(BATCH):
+        noise = item_rows(seed, indices, model)
+        parts.append(model.carried(run.encode(items.batch(indices), noise.at("encode"))["x"], noise.at("draw")).cpu())
+    return torch.cat(parts).double().mean(0)
 
 
 def nats_of(made: Inferred) -> Tensor:

@@ -106,6 +106,21 @@ def test_the_discriminator_hears_the_class_and_the_autoencoder_does_not() -> Non
     assert model.training_only == ("discriminator.",)
 
 
+def test_a_decoder_that_is_told_the_class_leaves_the_style_to_the_code() -> None:
+    model, batch = tiny(classes=True), images(6)
+    other = {**batch, "label": (batch["label"] + 3) % 10}
+    with torch.no_grad():
+        for phase in PHASES:
+            one, two = (model.loss(b, turn(phase, 6))["loss"] for b in (batch, other))
+            assert torch.equal(one, two) == (phase != "reconstruction"), phase
+        z, first = model.prior(6, Rng.rows(range(6))), model.decoder.body[0]
+        beside = torch.cat([z, F.one_hot(batch["label"], 11).to(z)], 1)  # the paper's one-hot vector beside the code
+        h = (beside @ torch.cat([first.weight, model.decoder.label.weight.T], 1).T + first.bias).relu()
+        by_hand = -1 + 2 * model.decoder.body[2](h).sigmoid().view(6, *IMAGES.x.shape)
+        torch.testing.assert_close(model.decode(z, label=batch["label"]), by_hand)
+    assert not isinstance(model, Autoencoder) and isinstance(model, LatentVariable)
+
+
 # ---------------------------------------------------------------------------------------------------------------- the priors
 
 
@@ -163,8 +178,14 @@ def test_what_does_not_fit_is_refused() -> None:
         tiny(prior="mixture")
     with pytest.raises(GencliError, match="normal has none"):
         tiny(labels=True)
-    with pytest.raises(GencliError, match="the data have no classes"):
-        tiny(Spec(Field("points", (2,))), **PETALS)
+    for setting, given in (("labels", PETALS), ("classes", {"classes": True})):
+        with pytest.raises(GencliError, match="the data have no labels") as caught:
+            tiny(Spec(Field("points", (2,))), **given)
+        assert f"leave --{setting} out" in caught.value.hint
+    with pytest.raises(GencliError, match="labels and classes are both true"):
+        tiny(classes=True, **PETALS)
+    with pytest.raises(GencliError, match="trained with the condition 'label', which was not given"):
+        tiny(classes=True).reconstruct(images(2)["x"])
     with pytest.raises(GencliError, match="aae needs continuous data, got codes of 9 values"):
         tiny(Spec(Field("codes", (4,), vocab=9)))
 
@@ -230,11 +251,11 @@ def test_codes_of_a_toy_come_to_look_like_the_prior_and_without_the_encoders_tur
 @pytest.mark.slow
 @pytest.mark.parametrize("prior", ["mixture", "swiss-roll"])
 def test_codes_of_digits_have_the_priors_distribution(prior, tmp_path) -> None:
-    tables = merge(recipe.load("aae"), {"model": {"prior": prior}})
+    tables = merge(recipe.load("aae-petals"), {"model": {"prior": prior}})
     run = Run.load(trained(tmp_path, tables))
-    control = Run.load(trained(tmp_path, merge(smoke("aae"), {"model": {"prior": prior}})))
+    control = Run.load(trained(tmp_path, merge(smoke("aae-petals"), {"model": {"prior": prior}})))
     for name in ("train", "test"):
-        for one, of in ((run, tables), (control, smoke("aae"))):
+        for one, of in ((run, tables), (control, smoke("aae-petals"))):
             items = opened(of["data"]).split(name)
             batch = items.batch(torch.arange(len(items)))
             batch = one.encode(batch, Rng.rows(range(len(items))))

@@ -12,7 +12,7 @@ from gencli.config import merge
 from gencli.core import Autoencoder, Field, Rng, Spec, Turn
 from gencli.errors import GencliError
 from gencli.evaluation.generate import Request, labels_for, samples
-from gencli.models.vae.cvae import CVAE
+from gencli.models.vae.cvae import CVAE, halves
 from gencli.models.vae.vae import VAE
 
 IMAGE = Field("image", (1, 8, 8), vocab=17, range=(-1.0, 1.0))
@@ -185,3 +185,86 @@ def test_a_few_seconds_of_digits_are_drawn_as_the_class_that_was_asked_for(tmp_p
     wrong = torch.from_numpy(judge.predict(blank.reshape(200, -1).numpy() / 255.0))
     assert float((wrong == asked["label"]).float().mean()) < 0.3, "the control: a model that was not trained"
     assert drawn.float().std(0).mean() > 0.5 * torch.from_numpy(real.x).float().std(0).mean(), "and they vary"
+
+
+# -------------------------------------------------------------------------------------------------------------- completion
+
+
+def given(some, n, which):
+    keep = torch.zeros(n, 1, 8, 8, dtype=torch.bool)
+    keep[:, :, which] = True
+    return {"known": some["x"], "keep": keep}
+
+
+TOP, BOTTOM, NONE = slice(0, 4), slice(4, 8), slice(0, 0)
+
+
+@pytest.mark.parametrize("nets", [NETS, CONV], ids=["mlp", "conv"])
+def test_what_is_hidden_enters_nowhere_and_what_is_known_does(nets):
+    model, some, other = made(completes=True, **nets).eval(), batch(5), batch(5, seed=1)
+    label = {"label": some["label"]}
+    halves_of = {"x": torch.cat([some["x"][:, :, TOP], other["x"][:, :, BOTTOM]], 2)}
+    z = torch.randn(5, 4, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        for what in (
+            lambda known: model.prior(5, Rng.rows(range(5)), **label, **known),
+            lambda known: model.decode(z, **label, **known),
+            lambda known: model.encode(some["x"], **label, **known),
+        ):
+            mine, mixed, theirs = (what(given(one, 5, TOP)) for one in (some, halves_of, other))
+            assert torch.equal(mine, mixed)
+            assert (mine - theirs).flatten(1).abs().amax(1).min() > 0
+            nothing, unknown = what(given(some, 5, NONE)), what({})
+            torch.testing.assert_close(nothing, unknown)
+
+
+def test_the_likelihood_counts_what_is_hidden_alone_and_all_of_an_image_of_which_nothing_is_known():
+    model, some = made(completes=True), batch(6)
+    told = model.given({"label": some["label"], **given(some, 6, TOP)})
+    made_of_it = model.decoded(torch.zeros(6, 4), told)
+    logs = [model.likely(made_of_it, some["x"], {**told, "keep": given(some, 6, one)["keep"]}) for one in (TOP, BOTTOM)]
+    whole = model.observed.log_prob(made_of_it, some["x"])
+    torch.testing.assert_close(logs[0] + logs[1], whole)
+    torch.testing.assert_close(model.likely(made_of_it, some["x"], model.given({"label": some["label"]})), whole)
+    torch.testing.assert_close(logs[0], model.observed.each(made_of_it, some["x"])[:, :, 4:].flatten(1).sum(1))
+
+
+def test_every_half_and_nothing_are_known_as_often():
+    x = torch.zeros(5000, 2, 7, 6)
+    keep = halves(x, Rng.batch("half", total=5000))
+    assert torch.equal(keep[:, 0], keep[:, 1])
+    corners = torch.stack([keep[:, 0, 0, 0], keep[:, 0, 0, -1], keep[:, 0, -1, 0], keep[:, 0, -1, -1]], 1)
+    seen, counts = corners.long().unique(dim=0, return_counts=True)
+    assert {tuple(row) for row in seen.tolist()} == {
+        (1, 1, 0, 0),
+        (0, 0, 1, 1),
+        (1, 0, 1, 0),
+        (0, 1, 0, 1),
+        (0, 0, 0, 0),
+    }
+    assert counts.min() > 850 and set(keep[:, 0].sum((1, 2)).tolist()) == {0.0, 18.0, 21.0}, (
+        "3 of 7 rows, 3 of 6 columns"
+    )
+
+
+def test_without_conditions_and_images_a_model_may_complete_or_not():
+    alone = made(spec=Spec(IMAGE), completes=True)
+    assert alone.log_prob(batch(3)["x"], Rng.batch("b", total=3)).shape == (3,)
+    with pytest.raises(GencliError, match=r"completes is true, but points of shape \(2,\) have no halves"):
+        made(spec=Spec(Field("points", (2,))), completes=True, likelihood="gaussian")
+
+
+def test_completed_halves_go_with_what_is_known(tmp_path):
+    nets = {"encoder": {"width": 128}, "decoder": {"width": 128}, "prior_net": {"width": 64}}
+    train = {"steps": 300, "batch_size": 64, "lr": 3e-3, "save_every": 300, "warmup": 0}
+    run = Run.load(trained(tmp_path, merge(smoke("cvae-halves"), {"model": {"dim": 8, **nets}, "train": train})))
+    items = opened(run.config["recipe"]["data"]).split("test")
+    some = run.encode(items.batch(torch.arange(150)), Rng.batch("c", total=150))
+    x, rng = some["x"], Rng.rows(range(150))
+    with torch.no_grad():
+        apart = {}
+        for name, known in (("own", x), ("another's", x.roll(1, 0))):
+            told = {"label": some["label"], **given({"x": known}, 150, TOP)}
+            drawn = run.model.decode(run.model.prior(150, rng, **told), **told)
+            apart[name] = float((drawn - x)[:, :, BOTTOM].square().mean())
+    assert apart["own"] < 0.85 * apart["another's"], apart

@@ -179,14 +179,25 @@ def test_the_loss_is_the_papers_written_out_for_three_layers() -> None:
     torch.testing.assert_close(losses["kl"], sum(kls).mean())
 
 
+def test_what_each_number_carries_sums_to_the_divergence_at_the_same_draw() -> None:
+    x, at = grid(6), turn(6)
+    model = settled(ladder(), x)
+    with torch.no_grad():
+        each, losses = model.carried(x, at.rng.at("posterior")), model.loss({"x": x}, at)
+    assert each.shape == (6, model.latent.size) and float(each.min()) >= 0
+    parts = each.mean(0).split([shape.numel() for shape in model.shapes])
+    for i, part in enumerate(parts):
+        torch.testing.assert_close(part.sum(), losses[f"kl_{i + 1}"])
+
+
 def test_the_warm_up_goes_from_nothing_to_all() -> None:
-    model, x = ladder(kl_warmup=0.5), grid(4)
+    model, x = ladder(kl_warmup=10), grid(4)
     weights = [float(model.loss({"x": x}, turn(4, step, 20))["warmup"]) for step in (0, 5, 9, 10, 19)]
     assert weights == [0.0, 0.5, 0.9, 1.0, 1.0]
     start = model.loss({"x": x}, turn(4, 0, 20))
     torch.testing.assert_close(start["loss"], start["recon"], msg="at step 0 the KL divergence has no weight")
-    assert [ladder(kl_warmup=4).warmup(turn(1, step, 1000)) for step in (0, 1, 4)] == [0.0, 0.25, 1.0]
-    assert ladder(kl_warmup=0).warmup(turn(1)) == 1.0
+    assert [ladder(kl_warmup=4).kl_weight(turn(1, step, 1000)) for step in (0, 1, 4)] == [0.0, 0.25, 1.0]
+    assert ladder(kl_warmup=0).kl_weight(turn(1)) == 1.0
 
 
 # ------------------------------------------------------------------------------------------------------------------ the bounds
@@ -293,7 +304,7 @@ def test_the_papers_networks_have_their_sizes() -> None:
 # ------------------------------------------------------------------------------------------------------------- what is learnt
 
 LEARNT = {
-    "model": {"latents": [8, 4], "widths": [96, 48], "scale": 0.0, "kl_warmup": 0.2},
+    "model": {"latents": [8, 4], "widths": [96, 48], "scale": 0.0, "kl_warmup": 30},
     "data": {"name": "digits", "image_size": 8},
     "train": {"steps": 150, "batch_size": 64, "lr": 8e-3, "save_every": 150, "warmup": 0},
 }

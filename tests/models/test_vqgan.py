@@ -15,8 +15,9 @@ from gencli.config import merge, parse
 from gencli.core import Autoencoder, Field, Rng, Spec, Turn
 from gencli.errors import GencliError
 from gencli.metrics import _features as features
+from gencli.models.vae._judged import MEMORY
 from gencli.models.vae._perceptual import BUNDLED, Perceptual
-from gencli.models.vae.vqgan import MEMORY, VQGAN
+from gencli.models.vae.vqgan import VQGAN
 from gencli.training.settings import TrainConfig
 
 IMAGES = Spec(Field("image", (1, 16, 16), vocab=256, range=(-1.0, 1.0)))

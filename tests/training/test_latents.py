@@ -7,6 +7,7 @@ from tiny import resumed, session
 from gencli.bundle import Run
 from gencli.core import Field, Rng, Spec
 from gencli.metrics._posterior import inferred
+from gencli.models.vae._bound import Bounded
 from gencli.models.vae.vae import VAE
 from gencli.training.latents import FILE, collapsed, nats_of, read, warning
 
@@ -27,9 +28,8 @@ def notes(root, made):
     return one.folder, [text for text in said if text.startswith("posterior collapse")]
 
 
-@pytest.mark.parametrize("model", ["vae", "beta-vae"])
-def test_a_plain_vae_is_silent(tmp_path, model):
-    folder, said = notes(tmp_path, tables(model, 1.0 if model == "beta-vae" else None))
+def test_a_line_is_written_at_every_save(tmp_path):
+    folder, said = notes(tmp_path, tables("vae"))
     rows = read(folder / FILE)
     assert not said and [row["step"] for row in rows] == [120, 240] and len(rows[-1]["kl"]) == 6
     assert sum(rows[-1]["kl"]) > 8
@@ -40,6 +40,30 @@ def test_a_weight_of_twenty_is_told_once_with_what_to_do(tmp_path, settings):
     folder, said = notes(tmp_path, tables(beta=20.0, **settings))
     assert len(said) == 1 and "lower --beta 20" in said[0] and "--kl-warmup" in said[0] and "of 6 numbers" in said[0]
     assert sum(read(folder / FILE)[-1]["kl"]) < 6
+
+
+FAMILY = {
+    "vae": {},
+    "beta-vae": {"beta": 1.0},
+    "beta-tcvae": {"beta": 1.0},
+    "cvae": {"prior_net": MLP},
+    "nf-vae": {"flow": "iaf", "length": 1, "context": 8, "flow_width": 16},
+}
+NVAE = {"groups": [1, 1], "channels": 2, "width": 8, "blocks": 0, "cells": 1, "enc_cells": 1, "dec_cells": 1}
+LAYERS = {"ladder-vae": {"latents": [6, 4], "widths": [64, 32], "layers": 1}, "nvae": NVAE}
+EVERY = [*FAMILY, "ladder-vae", pytest.param("nvae", marks=pytest.mark.slow)]
+
+
+@pytest.mark.parametrize("model", EVERY)
+def test_of_the_whole_family_those_whose_kl_weighs_twenty_are_told_and_no_other(tmp_path, monkeypatch, model):
+    made = tables(model, **FAMILY.get(model, {}))
+    if model in LAYERS:
+        made["model"] = {"name": model, "likelihood": "logistic", "scale": 0.07, **LAYERS[model]}
+        made["train"]["lr"] = 8e-3
+    assert not notes(tmp_path / "one", made)[1]
+    monkeypatch.setattr(Bounded, "kl_weight", lambda self, turn: 20.0)
+    folder, said = notes(tmp_path / "twenty", made)
+    assert len(said) == 1 and f"of {len(read(folder / FILE)[-1]['kl'])} numbers" in said[0]
 
 
 def test_the_rule_on_figures_of_the_laptop_recipes():

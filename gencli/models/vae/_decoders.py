@@ -51,8 +51,12 @@ class Decoder(ABC):
         return True
 
     @abstractmethod
+    def each(self, made: Tensor, x: Tensor) -> Tensor:
+        """log p(x|z) in nats of every number `(N, *x.shape)`, or of every pixel `(N, 1, H, W)`."""
+
     def log_prob(self, made: Tensor, x: Tensor) -> Tensor:
         """log p(x|z) `(N,)` in nats, the sum over an item's numbers."""
+        return self.each(made, x).flatten(1).sum(1)
 
     @abstractmethod
     def mean(self, made: Tensor) -> Tensor:
@@ -68,9 +72,9 @@ class Bernoulli(Decoder):
                 "use the codec binarise, as the recipe vae-mnist does, or another --likelihood",
             )
 
-    def log_prob(self, made: Tensor, x: Tensor) -> Tensor:
+    def each(self, made: Tensor, x: Tensor) -> Tensor:
         bits = (x - self.low) / (self.high - self.low)
-        return -F.binary_cross_entropy_with_logits(made, bits, reduction="none").flatten(1).sum(1)
+        return -F.binary_cross_entropy_with_logits(made, bits, reduction="none")
 
     def mean(self, made: Tensor) -> Tensor:
         return self.low + (self.high - self.low) * made.sigmoid()
@@ -107,13 +111,11 @@ class Gaussian(_Located):
     def mass(self) -> bool:
         return self.grid
 
-    def log_prob(self, made: Tensor, x: Tensor) -> Tensor:
+    def each(self, made: Tensor, x: Tensor) -> Tensor:
         mean, spread = self.split(made)
         if self.grid:
-            each = discretised_gaussian(x, mean, spread, (self.low, self.high), self.width)
-        else:
-            each = Normal(mean, spread).log_prob(x)
-        return each.flatten(1).sum(1)
+            return discretised_gaussian(x, mean, spread, (self.low, self.high), self.width)
+        return Normal(mean, spread).log_prob(x)
 
 
 class Logistic(_Located):
@@ -125,10 +127,9 @@ class Logistic(_Located):
                 "use `--likelihood gaussian`, or the pixels codec with images",
             )
 
-    def log_prob(self, made: Tensor, x: Tensor) -> Tensor:
+    def each(self, made: Tensor, x: Tensor) -> Tensor:
         location, scale = self.split(made)
-        each = discretised_logistic(x, location, scale, (self.low, self.high), self.width)
-        return each.flatten(1).sum(1)
+        return discretised_logistic(x, location, scale, (self.low, self.high), self.width)
 
 
 class Mixed(Decoder):
@@ -155,9 +156,9 @@ class Mixed(Decoder):
         """Of every pixel `(N, H, W)`."""
         return LogisticMixture.of(made.movedim(1, -1), self.x.shape[0], self.x.vocab or 0)
 
-    def log_prob(self, made: Tensor, x: Tensor) -> Tensor:
+    def each(self, made: Tensor, x: Tensor) -> Tensor:
         values = ((x - self.low) / (self.high - self.low) * ((self.x.vocab or 0) - 1)).round()
-        return self.mixture(made).log_prob(values.movedim(1, -1)).flatten(1).sum(1)
+        return self.mixture(made).log_prob(values.movedim(1, -1))[:, None]
 
     def mean(self, made: Tensor) -> Tensor:
         unit = self.mixture(made).mean().movedim(-1, 1).clamp(-1, 1)

@@ -30,9 +30,11 @@ import torch
 from torch import Tensor
 
 from gencli.config import Part, opt, part
-from gencli.core import Batch, Field, Losses, Model, Rng, Spec, Turn, full_precision
+from gencli.core import Batch, Field, Losses, Rng, Spec, Turn, full_precision
 from gencli.errors import GencliError
-from gencli.models.vae._decoders import DECODERS, Decoder, DecoderName
+from gencli.models._conditions import given, label_of, told
+from gencli.models.vae._bound import Bounded, Weigh, warmup
+from gencli.models.vae._decoders import DECODERS, DecoderName
 from gencli.models.vae._priors import PRIORS, Density, Prior, PriorName
 from gencli.nn.gaussian import DiagonalGaussian
 
@@ -56,18 +58,17 @@ class Settings:
     mixtures: int = opt(5, "components of a logistic-mixture decoder", low=1)
     objective: Literal["elbo", "iwae"] = opt("elbo", "bound that training raises")
     draws: int = opt(5, "draws of the objective iwae", low=1)
-    kl_warmup: int = opt(0, "steps in which the weight of the KL divergence rises from 0 to 1", low=0)
+    kl_warmup: int = warmup()
     encoder: Part = part("networks", "mlp", "network from x to the posterior", role="map")
     decoder: Part = part("networks", "mlp", "network from the latent to p(x|z)", role="map")
 
 
-class GaussianVAE(Model):
+class GaussianVAE(Bounded):
     """An encoder to a Gaussian posterior over a flat latent, and a decoder to a distribution over x."""
 
     codecs: ClassVar[tuple[Mapping[str, Any], ...]] = ({"name": "pixels"},)
     compilable = ("encoder", "decoder")
     shardable = ("encoder", "decoder")
-    likelihood: ClassVar[Literal["exact", "bound"]] = "bound"
     gaussian: ClassVar[bool] = True  # q(z|x) is N(μ, σ²) itself: `push` changes nothing
     latent: Field
 
@@ -93,7 +94,7 @@ class GaussianVAE(Model):
         latent = Field("latent", (config.dim,))
         if not cond:
             self.latent = latent
-        self.observed: Decoder = DECODERS[config.likelihood](spec.x, config.scale, config.mixtures)
+        self.observed = DECODERS[config.likelihood](spec.x, config.scale, config.mixtures)
         self.build_networks(latent, Field("posterior", (2 * config.dim + self.context_size,)))
         self.over_latents: Prior = self.prior_over()
 
@@ -102,27 +103,12 @@ class GaussianVAE(Model):
         """What of the data's conditions the model is told."""
         if not config.classes:
             return {}
-        if "label" not in spec.cond:
-            raise GencliError(
-                f"{cls.public_name()} is to be told classes, but the data have no labels",
-                "leave --classes out, or train on labelled data",
-            )
-        return {"label": spec.cond["label"]}
+        return label_of(spec, cls.public_name())
 
     def build_networks(self, latent: Field, posterior: Field) -> None:
         """`encoder` and `decoder`."""
-        self.encoder = self.told(self.config.encoder, self.spec.x, posterior)
-        self.decoder = self.told(self.config.decoder, latent, self.observed.out)
-
-    def told(self, chosen: Part, x: Field, out: Field) -> Any:
-        """A network that takes the label, if there is one; refused if it cannot."""
-        label = {key: field for key, field in self.spec.cond.items() if key == "label"}
-        net = chosen.build(x, out, label)
-        if label and getattr(net, "label", None) is None:
-            raise GencliError(
-                f"network {chosen.name} takes no class label", "use mlp, conv-encoder and conv-decoder, or no classes"
-            )
-        return net
+        self.encoder = told(self.config.encoder, self.spec.x, posterior, self.spec.cond)
+        self.decoder = told(self.config.decoder, latent, self.observed.out, self.spec.cond)
 
     def prior_over(self) -> Prior:
         """The prior."""
@@ -132,24 +118,9 @@ class GaussianVAE(Model):
     def initialise(self, data: Iterator[Batch], count: int, rng: Rng) -> None:
         self.over_latents.initialise(data, rng)
 
-    @property
-    def mass(self) -> bool:
-        """Whether `log_prob` is about probabilities of values rather than a density."""
-        return self.observed.mass
-
-    @property
-    def _dtype(self) -> torch.dtype:
-        return next(self.parameters()).dtype
-
     def given(self, cond: Mapping[str, Tensor]) -> Batch:
         """Of the conditions those that the model is told; none may be absent."""
-        for key in self.spec.cond:
-            if key not in cond:
-                raise GencliError(
-                    f"{self.public_name()} was trained with the condition '{key}', which was not given",
-                    "give the condition with the data, or train without conditions",
-                )
-        return {key: cond[key] for key in self.spec.cond}
+        return given(self, cond)
 
     # ------------------------------------------------------------------------------------------------- posterior and prior
 
@@ -168,11 +139,14 @@ class GaussianVAE(Model):
         made: Tensor = self.decoder(z.to(self._dtype), **cond)
         return made
 
+    def likely(self, made: Tensor, x: Tensor, cond: Mapping[str, Tensor]) -> Tensor:
+        """log p(x|z) `(N,)` in nats, from what the decoder made of z."""
+        return self.observed.log_prob(made, x)
+
     def infer(self, x: Tensor, **cond: Tensor) -> tuple[DiagonalGaussian, Tensor]:
         """N(μ, σ²), at least in float32, and the context `(N, context_size)`."""
         made = self.encoded(x, self.given(cond))
-        wide = made.to(torch.promote_types(self._dtype, torch.float32))
-        mean, log_var, context = wide.tensor_split([self.config.dim, 2 * self.config.dim], 1)
+        mean, log_var, context = self.wide(made).tensor_split([self.config.dim, 2 * self.config.dim], 1)
         return DiagonalGaussian(mean, log_var), context
 
     def posterior(self, x: Tensor, **cond: Tensor) -> DiagonalGaussian:
@@ -211,11 +185,6 @@ class GaussianVAE(Model):
         """What is minimised, `(N,)`, and what is logged besides the ELBO's terms."""
         return terms.recon + self.kl_weight(turn) * terms.kl, {}
 
-    def kl_weight(self, turn: Turn) -> float:
-        """1, or less during the warm-up."""
-        steps: int = self.config.kl_warmup
-        return min(1.0, turn.step / steps) if steps else 1.0
-
     def loss(self, batch: Batch, turn: Turn) -> Losses:
         if self.config.objective == "iwae":
             return self._importance_loss(batch, turn)
@@ -225,10 +194,10 @@ class GaussianVAE(Model):
             z, log_q = self.draw_posterior(q, context, turn.rng.at("posterior").normal(q.mean.shape).to(q.mean))
         made = self.decoded(z, cond)
         with full_precision(x.device):
-            recon = -self.observed.log_prob(made.to(q.mean), x.to(q.mean))
+            recon = -self.likely(made.to(q.mean), x.to(q.mean), cond)
             kl = self.divergence(q, z, log_q, cond)
             each, more = self.objective(Terms(recon, kl, q, z), turn)
-        return {"loss": each.mean(), "each": each, **self._shown(recon, kl), **more}
+        return {"loss": each.mean(), "each": each, **self.shown(recon, kl), **more}
 
     def _importance_loss(self, batch: Batch, turn: Turn) -> Losses:
         """−IWAE-k, all draws in one call of the decoder."""
@@ -242,54 +211,25 @@ class GaussianVAE(Model):
         xs = many.pop("x")
         made = self.decoded(z, many)
         with full_precision(x.device):
-            recon = -self.observed.log_prob(made.to(q.mean), xs.to(q.mean)).view(k, -1)
+            recon = -self.likely(made.to(q.mean), xs.to(q.mean), many).view(k, -1)
             kl = (log_q - self.density(**many)(z)).view(k, -1)
             each = math.log(k) - (-recon - kl).logsumexp(0)
-        return {"loss": each.mean(), "each": each, **self._shown(recon, kl, each.mean().detach())}
+        return {"loss": each.mean(), "each": each, **self.shown(recon, kl, each.mean().detach())}
 
-    def _shown(self, recon: Tensor, kl: Tensor, nats: Tensor | None = None) -> Losses:
-        shown = {"recon": recon.mean().detach(), "kl": kl.mean().detach()}
-        if self.mass:
-            total = shown["recon"] + shown["kl"] if nats is None else nats
-            shown["bits_per_dim"] = total / (math.log(2) * self.spec.x.size)
-        return shown
+    def weighing(self, x: Tensor, rng: Rng, exact: torch.dtype, cond: Mapping[str, Tensor]) -> Weigh:
+        told = self.given(cond)
+        base, context = self.infer(x, **told)
+        q, log_p = DiagonalGaussian(*(part.to(exact) for part in base)), self.density(**told)
 
-    # ----------------------------------------------------------------------------------------------------------- likelihood
+        def weigh(i: int, closed: bool) -> Tensor:
+            z, log_q = self.draw_posterior(q, context, self._noise(rng, i, q))
+            likely = self.likely(self.decoded(z, told).to(z), x.to(z), told)
+            return likely - self.divergence(q, z, log_q, told) if closed else likely + log_p(z) - log_q
 
-    def estimate(self, samples: int) -> str:
-        """What `log_prob` of that many draws is."""
-        return "ELBO" if samples == 1 else f"IWAE-{samples}"
-
-    def log_prob(self, x: Tensor, rng: Rng, samples: int = 1, **cond: Tensor) -> Tensor:
-        """A lower bound of log p(x) `(N,)` in nats, in float64 where the device has it.
-
-        Args:
-            x: data in model space.
-            rng: noise, one row an item.
-            samples: 1 gives the ELBO, with the KL divergence in closed form where it has one; more give the
-                importance-weighted bound, one draw after the other, so that memory does not grow with their number.
-            cond: what the model is told; others are not used.
-        """
-        with full_precision(x.device):
-            exact = torch.float32 if x.device.type == "mps" else torch.float64
-            told = self.given(cond)
-            base, context = self.infer(x, **told)
-            q = DiagonalGaussian(*(part.to(exact) for part in base))
-            if samples == 1:
-                z, log_q = self.draw_posterior(q, context, self._noise(rng, 0, q))
-                return self._log_likelihood(z, x, told) - self.divergence(q, z, log_q, told)
-            total = torch.full((len(x),), -math.inf, dtype=exact, device=x.device)
-            log_p = self.density(**told)
-            for i in range(samples):
-                z, log_q = self.draw_posterior(q, context, self._noise(rng, i, q))
-                total = torch.logaddexp(total, self._log_likelihood(z, x, told) + log_p(z) - log_q)
-            return total - math.log(samples)
+        return weigh
 
     def _noise(self, rng: Rng, i: int, q: DiagonalGaussian) -> Tensor:
         return rng.at("posterior", i).normal(q.mean.shape).to(q.mean)
-
-    def _log_likelihood(self, z: Tensor, x: Tensor, cond: Mapping[str, Tensor]) -> Tensor:
-        return self.observed.log_prob(self.decoded(z, cond).to(z), x.to(z))
 
     # ------------------------------------------------------------------------------------------------------------- latents
 

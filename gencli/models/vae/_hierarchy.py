@@ -1,7 +1,7 @@
 """What hierarchical variational autoencoders share: groups of Gaussian latents, drawn from the top down, and the bounds.
 
     p(x, z) = p(x|z) Π p(z_i | z_<i),   q(z|x) = Π q(z_i | z_<i, x),   i from the topmost group down
-    loss = E_q[−log p(x|z)] + β Σ γ_i KL(q(z_i | z_<i, x) ‖ p(z_i | z_<i)),   β = min(1, step / warm-up)
+    loss = E_q[−log p(x|z)] + β Σ γ_i KL(q(z_i | z_<i, x) ‖ p(z_i | z_<i)),   β = min(1, step / kl_warmup)
     IWAE-k = log (1/k) Σ p(x|z) Π p(z_i | z_<i) / q(z_i | z_<i, x)
 
 Sums over an item's numbers and over its latents, means over items; γ_i is 1 unless a method balances its groups. One draw
@@ -19,18 +19,18 @@ latents and samples are an item's own (`gencli/nn/moving_norm.py`).
 from __future__ import annotations
 
 import dataclasses
-import math
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
 
 from gencli.config import opt
-from gencli.core import Batch, Field, Losses, Model, Rng, Spec, Turn, full_precision
-from gencli.models.vae._decoders import DECODERS, Decoder, DecoderName
+from gencli.core import Batch, Field, Losses, Rng, Spec, Turn, full_precision
+from gencli.models.vae._bound import Bounded, Weigh, warmup
+from gencli.models.vae._decoders import DECODERS, DecoderName
 from gencli.nn.gaussian import DiagonalGaussian
 from gencli.nn.moving_norm import MovingNorm, settle
 
@@ -54,26 +54,23 @@ class Group(NamedTuple):
         return self.prior.log_prob(self.z) - self.posterior.log_prob(self.z)
 
 
-class Hierarchical(Model):
+class Hierarchical(Bounded):
     """A bottom-up pass over data, a top-down pass over groups of latents; labels are not used."""
 
     codecs: ClassVar[tuple[Mapping[str, Any], ...]] = ({"name": "pixels"},)
     compilable = ()  # the top-down pass calls back at every group
     shardable = ()
-    likelihood: ClassVar[Literal["exact", "bound"]] = "bound"
 
     @dataclass(frozen=True)
     class Config:
         likelihood: DecoderName = opt("logistic", "distribution of the decoder; bernoulli needs the codec binarise")
         scale: float = opt(0.0, "scale of a gaussian or logistic decoder, in model space; 0 = learned", low=0)
         mixtures: int = opt(5, "components of a logistic-mixture decoder", low=1)
-        kl_warmup: float = opt(
-            0.1, "over how long the KL divergence's weight rises from 0 to 1: share of training, from 1 on steps", low=0
-        )
+        kl_warmup: int = warmup()
 
     def __init__(self, config: Any, spec: Spec, shapes: Sequence[tuple[int, ...]]) -> None:
         super().__init__(config, dataclasses.replace(spec, cond={}))
-        self.observed: Decoder = DECODERS[config.likelihood](spec.x, config.scale, config.mixtures)
+        self.observed = DECODERS[config.likelihood](spec.x, config.scale, config.mixtures)
         self.shapes = [torch.Size(shape) for shape in shapes]
         self.latent = Field("latent", (sum(shape.numel() for shape in self.shapes),))
 
@@ -89,44 +86,23 @@ class Hierarchical(Model):
         """γ of every group, from their KL divergences `(N, groups)` and β."""
         return torch.ones_like(kls[0])
 
-    @property
-    def mass(self) -> bool:
-        """Whether `log_prob` is about probabilities of values rather than a density."""
-        return self.observed.mass
-
-    @property
-    def _dtype(self) -> torch.dtype:
-        return next(self.parameters()).dtype
-
-    def wide(self, made: Tensor) -> Tensor:
-        """What a network made, at least in float32."""
-        return made.to(torch.promote_types(self._dtype, torch.float32))
-
     def normed(self) -> bool:
         """Whether the networks have batch normalisation."""
         return any(isinstance(module, MovingNorm) for module in self.modules())
 
     # ------------------------------------------------------------------------------------------------------------- training
 
-    def warmup(self, turn: Turn) -> float:
-        """β, the weight of the KL divergence: 0 at the first step, 1 from the end of the warm-up on."""
-        length = self.config.kl_warmup
-        end = length * turn.steps if length < 1 else length
-        return min(1.0, turn.step / end) if end else 1.0
-
     def loss(self, batch: Batch, turn: Turn) -> Losses:
         x = batch["x"]
         noise = turn.rng.at("posterior").normal((len(x), self.latent.size)).to(x.device)
         made, groups = self._inferred(self.up(x.to(self._dtype)), self.wide(noise))
-        weight = self.warmup(turn)
+        weight = self.kl_weight(turn)
         with full_precision(x.device):
             recon = -self.observed.log_prob(self.wide(made), self.wide(x))
             kls = torch.stack([group.kl() for group in groups], 1)
             each = recon + weight * (kls * self.balance(kls, weight)).sum(1)
-        shown = {"recon": recon.mean().detach(), "kl": kls.sum(1).mean().detach(), "warmup": recon.new_tensor(weight)}
+        shown = self.shown(recon, kls.sum(1)) | {"warmup": recon.new_tensor(weight)}
         shown |= {f"kl_{i + 1}": kl for i, kl in enumerate(kls.detach().mean(0))}
-        if self.mass:
-            shown["bits_per_dim"] = (shown["recon"] + shown["kl"]) / (math.log(2) * self.spec.x.size)
         return {"loss": each.mean(), "each": each, **shown}
 
     def after_step(self, turn: Turn) -> None:
@@ -151,33 +127,24 @@ class Hierarchical(Model):
 
     # ----------------------------------------------------------------------------------------------------------- likelihood
 
-    def estimate(self, samples: int) -> str:
-        """What `log_prob` of that many draws is."""
-        return "ELBO" if samples == 1 else f"IWAE-{samples}"
+    def weighing(self, x: Tensor, rng: Rng, exact: torch.dtype, cond: Mapping[str, Tensor]) -> Weigh:
+        seen = self.up(x.to(self._dtype))
 
-    def log_prob(self, x: Tensor, rng: Rng, samples: int = 1, **cond: Tensor) -> Tensor:
-        """A lower bound of log p(x) `(N,)` in nats, in float64 where the device has it.
+        def weigh(i: int, closed: bool) -> Tensor:
+            noise = rng.at("posterior", i).normal((len(x), self.latent.size)).to(x.device, exact)
+            made, groups = self._inferred(seen, noise)
+            terms = torch.stack([-group.kl() if closed else group.log_weight() for group in groups])
+            return self.observed.log_prob(made.to(exact), x.to(exact)) + terms.sum(0)
 
-        Args:
-            x: data in model space.
-            rng: noise, one row an item.
-            samples: 1 gives the ELBO; more give the importance-weighted bound, one draw after the other, so that memory
-                does not grow with their number.
-            cond: not used.
-        """
-        with full_precision(x.device):
-            exact = torch.float32 if x.device.type == "mps" else torch.float64
-            seen, total = self.up(x.to(self._dtype)), torch.full((len(x),), -math.inf, dtype=exact, device=x.device)
-            for i in range(samples):
-                noise = rng.at("posterior", i).normal((len(x), self.latent.size)).to(x.device, exact)
-                made, groups = self._inferred(seen, noise)
-                likely = self.observed.log_prob(made.to(exact), x.to(exact))
-                if samples == 1:
-                    return likely - torch.stack([group.kl() for group in groups]).sum(0)
-                total = torch.logaddexp(total, likely + torch.stack([group.log_weight() for group in groups]).sum(0))
-            return total - math.log(samples)
+        return weigh
 
     # ------------------------------------------------------------------------------------------------------------- latents
+
+    def carried(self, x: Tensor, rng: Rng) -> Tensor:
+        """KL(q ‖ p) of every number of the latent `(N, dim)` in nats, given a draw of the groups above."""
+        noise = self.wide(rng.normal((len(x), self.latent.size)).to(x.device))
+        groups = self._inferred(self.up(x.to(self._dtype)), noise)[1]
+        return torch.cat([group.posterior.kl_each(group.prior).flatten(1) for group in groups], 1)
 
     def prior(self, n: int, rng: Rng, **cond: Tensor) -> Tensor:
         """ε of all groups `(n, dim)`."""

@@ -23,6 +23,7 @@ from torch.nn import functional as F
 from gencli.config import Part, opt, part
 from gencli.core import Field, Losses, Model, Rng, Spec, full_precision
 from gencli.errors import GencliError
+from gencli.models._conditions import given, told
 from gencli.nn.gaussian import DiagonalGaussian
 
 
@@ -48,17 +49,21 @@ class Matched(Model):
             "networks", "mlp", "network from a code to a score", role="map", width=1000, layers=2, activation="relu"
         )
 
-    def __init__(self, config: Any, spec: Spec, labels: bool = False) -> None:
-        super().__init__(config, spec if labels else dataclasses.replace(spec, cond={}))
+    def __init__(self, config: Any, spec: Spec, cond: Mapping[str, Field] | None = None, classes: bool = False) -> None:
+        """`cond` of the data is used; with `classes` by the decoder, so that codes alone are no images."""
+        super().__init__(config, dataclasses.replace(spec, cond=cond or {}))
         x, made = spec.x, 2 if config.posterior == "gaussian" else 1
         if x.vocab is not None and x.range is None:
             raise GencliError(
                 f"{self.public_name()} needs continuous data, got {x.kind} of {x.vocab} values",
                 "use images or points, or train gated-pixelcnn on these codes",
             )
-        self.latent = Field("latent", (config.dim,))
+        latent = Field("latent", (config.dim,))
+        if not classes:
+            self.latent = latent
+        self.classes = classes
         self.encoder = config.encoder.build(x, Field("posterior", (made * config.dim,)), {})
-        self.decoder = config.decoder.build(self.latent, x, {})
+        self.decoder = told(config.decoder, latent, x, self.spec.cond if classes else {})
 
     def normed(self) -> bool:
         """Whether the networks have batch normalisation, which couples the items of a batch."""
@@ -82,9 +87,9 @@ class Matched(Model):
             q = DiagonalGaussian(*made.chunk(2, 1))
             return q.draw(rng.at("posterior").normal(q.mean.shape).to(q.mean))
 
-    def apart(self, x: Tensor, z: Tensor) -> Tensor:
+    def apart(self, x: Tensor, z: Tensor, **cond: Tensor) -> Tensor:
         """Σ (x − G(z))² `(N,)`."""
-        made = self._wide(self.decode(z))
+        made = self._wide(self.decode(z, **cond))
         with full_precision(x.device):
             return (made - self._wide(x)).square().flatten(1).sum(1)
 
@@ -112,16 +117,16 @@ class Matched(Model):
 
     def decode(self, z: Tensor, **cond: Tensor) -> Tensor:
         """G(z), inside the data's range."""
-        made = self.decoder(z.to(self._dtype))
+        made = self.decoder(z.to(self._dtype), **(given(self, cond) if self.classes else {}))
         if self.spec.x.range is None:
             return made
         low, high = self.spec.x.range
         return low + (high - low) * made.sigmoid()
 
-    def encode(self, x: Tensor) -> Tensor:
+    def encode(self, x: Tensor, **cond: Tensor) -> Tensor:
         """The code `(N, dim)`, or the mean of q(z|x)."""
         return self._wide(self.encoder(x.to(self._dtype)))[:, : self.config.dim]
 
-    def reconstruct(self, x: Tensor) -> Tensor:
+    def reconstruct(self, x: Tensor, **cond: Tensor) -> Tensor:
         """x through its code and back."""
-        return self.decode(self.encode(x))
+        return self.decode(self.encode(x), **cond)

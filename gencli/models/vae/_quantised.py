@@ -27,15 +27,17 @@ from gencli.nn.quantise import Quantised, Quantiser, Usage, perplexity
 ROWS = 256  # encoded at a time where nothing is trained, of 64×64 images; fewer of larger ones
 
 
-class CodeAutoencoder(Model):
-    """Encoder and decoder about a grid of codes; a method says what a code is."""
+class GridAutoencoder(Model):
+    """Encoder and decoder about a grid; a method says what is at its places, and gives `latent`."""
 
     codecs: ClassVar[tuple[Mapping[str, Any], ...]] = ({"name": "pixels"},)
     compilable: ClassVar[tuple[str, ...]] = ("encoder", "decoder")
     shardable: ClassVar[tuple[str, ...]] = ("encoder", "decoder")
 
+    latent: Field
+
     def __init__(
-        self, config: Any, spec: Spec, codes: int, channels: int, into: int | None = None, out: Field | None = None
+        self, config: Any, spec: Spec, channels: int, into: int | None = None, out: Field | None = None
     ) -> None:
         """`channels` come from the encoder, `into` (as many by default) go to the decoder, which makes `out` (x by default)."""
         super().__init__(config, spec)
@@ -48,22 +50,29 @@ class CodeAutoencoder(Model):
                 "use image data and the pixels codec",
             )
         stride = config.encoder.load().factor(config.encoder.config)
-        grid = tuple(side // stride for side in x.shape[1:])
-        self.encoder = config.encoder.build(x, Field("latent", (channels, *grid)), {})
-        self.decoder = config.decoder.build(Field("latent", (into or channels, *grid)), out or x, {})
-        self.latent = Field("codes", grid, vocab=codes)
+        self.grid = tuple(side // stride for side in x.shape[1:])
+        self.encoder = config.encoder.build(x, Field("latent", (channels, *self.grid)), {})
+        self.decoder = config.decoder.build(Field("latent", (into or channels, *self.grid)), out or x, {})
 
     @abstractmethod
     def encode(self, x: Tensor) -> Tensor:
-        """Codes `(N, h, w)`."""
+        """Latents `(N, *latent.shape)`."""
 
     @abstractmethod
     def decode(self, z: Tensor) -> Tensor:
-        """x from codes `(N, h, w)`."""
+        """x from latents."""
 
     def reconstruct(self, x: Tensor) -> Tensor:
-        """x through the codes and back."""
+        """x through the latents and back."""
         return self.decode(self.encode(x))
+
+
+class CodeAutoencoder(GridAutoencoder):
+    """An autoencoder whose latents are a code `(N, h, w)` at each place; a method says what a code is."""
+
+    def __init__(self, config: Any, spec: Spec, codes: int, channels: int, **sizes: Any) -> None:
+        super().__init__(config, spec, channels, **sizes)
+        self.latent = Field("codes", self.grid, vocab=codes)
 
     def use_of(self, codes: Tensor, usage: tuple[Tensor, Tensor]) -> Losses:
         """What is logged of the codebook: the batch's perplexity, and perplexity and share of codes used over an epoch."""

@@ -14,16 +14,18 @@ of the discriminator. All codes together come to have the distribution p(z), any
     swiss-roll  in the plane, from the centre outwards
 
 `labels` tells the discriminator the class, beside the code: the codes of class k then match component k of the mixture, or the
-k-th part of the roll, and samples of a class can be asked for; the autoencoder itself sees no labels. The discriminator's
-`accuracy` is logged: near one half, prior and codes look alike to it.
+k-th part of the roll, and samples of a class can be asked for; the autoencoder itself sees no labels. `classes` is the paper's
+supervised autoencoder: the decoder is told the class one-hot beside the code, which need not say it and comes to hold the
+style; the code alone then is no image, so that such a model is no codec. The discriminator's `accuracy` is logged: near one
+half, prior and codes look alike to it.
 
 Paper: two layers of 1,000 relu units in all three networks, SGD. Ours: Adam; the shape of the mixture (means at radius 1.4,
 deviation 0.5 along the ray and 0.1 across) and of the roll (two turns to radius 3, deviation 0.1), of which the paper has
 only pictures; all items have labels or none has.
 
 Data `(N, *shape)`, continuous; latents `(N, dim)`.
-Raises GencliError for discrete codes, a mixture or roll of another dimension than 2, and labels without classes or with a
-normal prior.
+Raises GencliError for discrete codes, a mixture or roll of another dimension than 2, labels or classes of data that have
+none, labels with a normal prior, and both.
 """
 
 from __future__ import annotations
@@ -39,6 +41,7 @@ from torch.nn import functional as F
 from gencli.config import opt
 from gencli.core import Batch, Field, Losses, Phase, Rng, Spec, Turn
 from gencli.errors import GencliError
+from gencli.models._conditions import label_of
 from gencli.models.vae._matched import Matched
 
 COMPONENTS = 10
@@ -55,26 +58,26 @@ class AAE(Matched):
     class Config(Matched.Config):
         prior: Literal["normal", "mixture", "swiss-roll"] = opt("normal", "distribution of the codes")
         labels: bool = opt(False, "tell the discriminator the class, so that each class has its part of the prior")
+        classes: bool = opt(False, "tell the decoder the class, so that the code keeps the style")
         adversarial_lr: float = opt(0.0, "learning rate of discriminator and encoder's turns; 0 = the run's", low=0)
 
     def __init__(self, config: Config, spec: Spec) -> None:
-        super().__init__(config, spec, labels=config.labels)
+        if config.labels and config.classes:
+            raise GencliError(
+                "labels and classes are both true: a code that need not say the class is asked to", "leave one out"
+            )
+        asked = next((name for name in ("labels", "classes") if getattr(config, name)), None)
+        super().__init__(config, spec, label_of(spec, "aae", asked) if asked else {}, config.classes)
         if config.prior != "normal" and config.dim != 2:
             raise GencliError(f"a {config.prior} prior is in the plane, dim is {config.dim}", "use --dim 2")
-        self.parts = self._classes(config) if config.labels else COMPONENTS
-        told = Field("latent", (config.dim + (self.parts if config.labels else 0),))
-        self.discriminator = config.discriminator.build(told, Field("score", (1,)), {})
-        self.couples = self.normed()
-
-    def _classes(self, config: Config) -> int:
-        field = self.spec.cond.get("label")
-        if config.prior == "normal":
+        if config.prior == "normal" and config.labels:
             raise GencliError(
                 "labels choose a part of the prior, normal has none", "use --prior mixture, or swiss-roll"
             )
-        if field is None or field.vocab is None:
-            raise GencliError("labels is true, the data have no classes", "use --labels false, or labelled data")
-        return field.vocab
+        self.parts = (self.spec.cond["label"].vocab or COMPONENTS) if config.labels else COMPONENTS
+        seen = Field("latent", (config.dim + (self.parts if config.labels else 0),))
+        self.discriminator = config.discriminator.build(seen, Field("score", (1,)), {})
+        self.couples = self.normed()
 
     def phases(self) -> list[Phase]:
         rate = {"lr": self.config.adversarial_lr} if self.config.adversarial_lr else {}
@@ -87,7 +90,7 @@ class AAE(Matched):
     def loss(self, batch: Batch, turn: Turn) -> Losses:
         x, cond = batch["x"], {key: batch[key] for key in self.spec.cond}
         if turn.phase == "reconstruction":
-            each = self.apart(x, self.code(x, turn.rng))
+            each = self.apart(x, self.code(x, turn.rng), **cond)
         elif turn.phase == "encoder":
             each = self.mistaken(self.judged(self.code(x, turn.rng), cond))
         else:
@@ -99,7 +102,7 @@ class AAE(Matched):
 
     def judged(self, z: Tensor, cond: Batch) -> Tensor:
         """The discriminator's score `(N,)` of a code and, if it is told, its class."""
-        return self.score(torch.cat([z, F.one_hot(cond["label"], self.parts).to(z)], 1) if cond else z)
+        return self.score(torch.cat([z, F.one_hot(cond["label"], self.parts).to(z)], 1) if self.config.labels else z)
 
     def prior(self, n: int, rng: Rng, **cond: Tensor) -> Tensor:
         """z `(n, dim)`; of the class `label`, where the discriminator was told classes, else of any."""

@@ -11,15 +11,23 @@ draws z from q, which has seen x, but using the model draws it from p(z|c): GSNN
 encoder and decoder as to every VAE with `classes`; images are more channels of the encoder's input, and stand flattened
 beside z at the decoder's. The prior's network sees the label one-hot, and images flattened. A constant c gives `vae`.
 
-Paper: images are completed from a quadrant or half, and segmented; α = 1 is its CVAE, its hybrid's α is chosen on validation
-data. Ours: flat latents; classes as conditions; no baseline network whose guess is one more condition.
+`completes` makes images their own conditions: of every item one half is known, any of the four, or nothing, evenly by chance;
+c is what is known, 0 elsewhere, and the mask, beside what the data say. log p(x|z, c) then counts only what is hidden. A half
+that is given when sampling is completed (`gencli sample RUN --input IMAGE --keep top-half`); another mask is taken, but was
+never seen in training; without any the model draws, and bounds log p of, whole images.
+
+Paper: images are completed from one, two or three quadrants, a model for each, and segmented; α = 1 is its CVAE, its hybrid's
+α is chosen on validation data. Ours: halves, one model for all; flat latents; classes as conditions; no baseline network whose
+guess is one more condition.
 Logged with α < 1: `gsnn`, besides the CVAE's terms.
 
-Raises GencliError as `vae` does, for data without conditions, and for conditions of another kind.
+Raises GencliError as `vae` does, for data without conditions unless it completes, for conditions of another kind, and for the
+completion of what is no image.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -32,9 +40,12 @@ from torch.nn import functional as F
 from gencli.config import Part, opt, part
 from gencli.core import Batch, Field, Losses, Rng, Spec, Turn, full_precision
 from gencli.errors import GencliError
+from gencli.models._conditions import told
 from gencli.models.vae._family import GaussianVAE, Settings
 from gencli.models.vae._priors import Density, Prior
 from gencli.nn.gaussian import DiagonalGaussian
+
+KNOWN = ("known", "keep")  # the keys by which completion says what stays
 
 
 class CVAE(GaussianVAE):
@@ -45,13 +56,19 @@ class CVAE(GaussianVAE):
         alpha: float = opt(
             1.0, "share of the CVAE's loss; the rest is the GSNN's, of draws from the prior", low=0, high=1
         )
+        completes: bool = opt(False, "learn to complete images of which a half is known")
         prior_net: Part = part("networks", "mlp", "network from the conditions to the prior", role="map")
 
     @classmethod
     def conditions(cls, config: Any, spec: Spec) -> Mapping[str, Field]:
-        if not spec.cond:
+        if not spec.cond and not config.completes:
             raise GencliError(
-                "cvae is a model of x given conditions, and the data have none", "train vae, or use labels"
+                "cvae is a model of x given conditions, and the data have none",
+                "train vae, use labels, or have it complete halves: --completes",
+            )
+        if config.completes and len(spec.x.shape) != 3:
+            raise GencliError(
+                f"completes is true, but {spec.x.kind} of shape {spec.x.shape} have no halves", "use image data"
             )
         for key, field in spec.cond.items():
             image = field.vocab is None or field.range is not None
@@ -62,25 +79,53 @@ class CVAE(GaussianVAE):
                 )
         return spec.cond
 
+    @property
+    def completes(self) -> bool:
+        """Whether `known` and `keep` may be given too, both `(N, *x.shape)`."""
+        completes: bool = self.config.completes
+        return completes
+
+    @property
+    def fields(self) -> Mapping[str, Field]:
+        """Of all that the networks are told."""
+        own = {key: Field("image", self.spec.x.shape) for key in KNOWN} if self.completes else {}
+        return {**self.spec.cond, **own}
+
+    def given(self, cond: Mapping[str, Tensor]) -> Batch:
+        told = super().given(cond)
+        if not self.completes:
+            return told
+        nothing = torch.zeros((1, *self.spec.x.shape), device=self.device)
+        keep = cond.get("keep", nothing).to(nothing)
+        return {**told, "known": cond["known"].to(nothing) * keep if "known" in cond else nothing, "keep": keep}
+
     def build_networks(self, latent: Field, posterior: Field) -> None:
-        x, shapes = self.spec.x, [field.shape for key, field in self.spec.cond.items() if key != "label"]
+        x, shapes = self.spec.x, [field.shape for key, field in self.fields.items() if key != "label"]
         seen = Field(x.kind, (x.shape[0] + sum(shape[0] for shape in shapes), *x.shape[1:]), x.vocab, x.range)
         beside = Field("latent", (latent.size + sum(math.prod(shape) for shape in shapes),))
-        self.encoder = self.told(self.config.encoder, seen, posterior)
-        self.decoder = self.told(self.config.decoder, beside, self.observed.out)
+        self.encoder = told(self.config.encoder, seen, posterior, self.spec.cond)
+        self.decoder = told(self.config.decoder, beside, self.observed.out, self.spec.cond)
 
     def prior_over(self) -> Prior:
-        return Conditional(self.config, self.spec, self.posterior)
+        return Conditional(self.config, dataclasses.replace(self.spec, cond=self.fields), self.posterior)
 
     def encoded(self, x: Tensor, cond: Mapping[str, Tensor]) -> Tensor:
-        label, images = split(cond)
+        label, images = split(cond, len(x))
         return super().encoded(torch.cat([x, *(image.to(x) for image in images)], 1), label)
 
     def decoded(self, z: Tensor, cond: Mapping[str, Tensor]) -> Tensor:
-        label, images = split(cond)
+        label, images = split(cond, len(z))
         return super().decoded(torch.cat([z, *(image.flatten(1).to(z) for image in images)], 1), label)
 
+    def likely(self, made: Tensor, x: Tensor, cond: Mapping[str, Tensor]) -> Tensor:
+        if not self.completes:
+            return super().likely(made, x, cond)
+        each = self.observed.each(made, x)
+        return (each * (1 - cond["keep"][:, : each.shape[1]].to(each))).flatten(1).sum(1)
+
     def loss(self, batch: Batch, turn: Turn) -> Losses:
+        if self.completes:
+            batch = {**batch, "known": batch["x"], "keep": halves(batch["x"], turn.rng.at("half"))}
         losses, alpha = super().loss(batch, turn), self.config.alpha
         if alpha == 1:
             return losses
@@ -89,7 +134,7 @@ class CVAE(GaussianVAE):
             drawn = self.over_latents.draw(len(x), turn.rng.at("gsnn"), **cond)
         made = self.decoded(drawn, cond)
         with full_precision(x.device):
-            gsnn = -self.observed.log_prob(made.to(drawn), x.to(drawn))
+            gsnn = -self.likely(made.to(drawn), x.to(drawn), cond)
         each = alpha * losses["each"] + (1 - alpha) * gsnn
         return {**losses, "loss": each.mean(), "each": each, "gsnn": gsnn.mean().detach()}
 
@@ -106,7 +151,7 @@ class Conditional(Prior):
     def of(self, cond: Mapping[str, Tensor]) -> DiagonalGaussian:
         """p(z|c), at least in float32."""
         dtype = next(self.parameters()).dtype
-        label, images = split(cond)
+        label, images = split(cond, max(map(len, cond.values())))
         hot = [F.one_hot(value, self.classes).to(dtype) for value in label.values()]
         made = self.net(torch.cat([*hot, *(image.flatten(1).to(dtype) for image in images)], 1))
         return DiagonalGaussian(*made.to(torch.promote_types(dtype, torch.float32)).chunk(2, 1))
@@ -122,6 +167,16 @@ class Conditional(Prior):
         return q.kl(self.of(cond))
 
 
-def split(cond: Mapping[str, Tensor]) -> tuple[Batch, list[Tensor]]:
-    """The label, if there is one, and the images in the conditions' order."""
-    return {k: v for k, v in cond.items() if k == "label"}, [v for k, v in cond.items() if k != "label"]
+def split(cond: Mapping[str, Tensor], n: int) -> tuple[Batch, list[Tensor]]:
+    """The label, if there is one, and the images `(n, …)` in the conditions' order."""
+    images = [v.expand(n, *v.shape[1:]) for k, v in cond.items() if k != "label"]
+    return {k: v for k, v in cond.items() if k == "label"}, images
+
+
+def halves(x: Tensor, rng: Rng) -> Tensor:
+    """Of each image `(N, C, H, W)` what is known: 1 in its upper, lower, left or right half, or nowhere."""
+    height, width = x.shape[2:]
+    down, along = torch.arange(height)[:, None].expand(-1, width), torch.arange(width).expand(height, -1)
+    half = (down < height // 2, down >= height - height // 2, along < width // 2, along >= width - width // 2)
+    masks = torch.stack([*half, torch.zeros_like(half[0])]).to(x)
+    return masks[rng.integers((len(x),), len(masks)).to(x.device)][:, None].expand_as(x)

@@ -12,6 +12,8 @@ The loss that is shown is −l₁ in nats; its gradient is the one above.
 
 The paper's: a sigmoid belief network, in which every layer is one affine map; a hidden layer of 100 tanh units in each C_i;
 the mean of the data taken from what the inference network sees; running averages of decay 0.8.
+`autoregressive` lets each bit of the topmost layer depend on those before it in p(h_L), by a logistic regression, as in deep
+autoregressive networks (Gregor et al., arXiv:1310.8499) that the paper trains too; here in no other layer, and not in q.
 Ours: Adam; one learning rate for all; c and v are of the steps before (of the first batch at the start), not of this one, so
 that an item's gradient does not depend on the others and has no bias; `encoder` and `decoder`, the maps between x and h₁, may
 be deeper.
@@ -26,11 +28,10 @@ Raises GencliError for data that have not two values, and without a layer.
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -38,8 +39,9 @@ from torch.nn import functional as F
 
 from gencli import core
 from gencli.config import Part, opt, part
-from gencli.core import Batch, Field, Losses, Model, Rng, Spec, Turn
+from gencli.core import Batch, Field, Losses, Rng, Spec, Turn
 from gencli.errors import GencliError
+from gencli.models.vae._bound import Bounded, Weigh
 
 FIRST = 4096  # items that the data's mean is taken of
 
@@ -85,14 +87,13 @@ class Signal(nn.Module):
         return (raw - self.mean[:, None]) / self.variance.sqrt().clamp(min=1)[:, None]
 
 
-class NVIL(Model):
+class NVIL(Bounded):
     """A sigmoid belief network and its inference network."""
 
     codecs: ClassVar[tuple[Mapping[str, Any], ...]] = ({"name": "binarise"},)
     training_only = ("baselines.", "signal.")
     compilable = ("encoder", "decoder")
     shardable = ("encoder", "decoder")
-    likelihood: ClassVar[Literal["exact", "bound"]] = "bound"
     mass: ClassVar[bool] = True
 
     centre: Tensor
@@ -103,6 +104,7 @@ class NVIL(Model):
         baseline: int = opt(
             100, "tanh units of the baseline of each layer; 0 = no baseline but the running mean", low=0
         )
+        autoregressive: bool = opt(False, "bits of the topmost layer depend on those before them in the prior")
         decay: float = opt(0.8, "decay of the running mean and variance of the learning signals", low=0, high=0.9999)
         encoder: Part = part("networks", "mlp", "network from x to the first layer's posterior", role="map", layers=0)
         decoder: Part = part("networks", "mlp", "network from the first layer to x", role="map", layers=0)
@@ -124,6 +126,7 @@ class NVIL(Model):
         self.up = nn.ModuleList(nn.Linear(below, above) for below, above in pairwise(units))
         self.down = nn.ModuleList(nn.Linear(above, below) for below, above in pairwise(units))
         self.top = nn.Parameter(torch.zeros(units[-1]))
+        self.top_before = nn.Parameter(torch.zeros(units[-1], units[-1])) if config.autoregressive else None
         self.baselines = nn.ModuleList(
             nn.Sequential(nn.Linear(size, config.baseline), nn.Tanh(), nn.Linear(config.baseline, 1))
             for size in (x.size, *units[:-1])
@@ -153,8 +156,12 @@ class NVIL(Model):
         made = [log_bernoulli(self.decoder(hidden[0]), bits)]
         for layer, below, above in zip(self.down, hidden, hidden[1:], strict=False):
             made.append(log_bernoulli(layer(above), below))
-        made.append(log_bernoulli(self.top.expand_as(hidden[-1]), hidden[-1]))
+        made.append(log_bernoulli(self.top_logits(hidden[-1]), hidden[-1]))
         return torch.stack(made)
+
+    def top_logits(self, h: Tensor) -> Tensor:
+        """Of every bit of h_L, given those before it, `(N, units[-1])`."""
+        return self.top.expand_as(h) if self.top_before is None else self.top + h @ self.top_before.tril(-1).T
 
     def _uniform(self, rng: Rng, n: int) -> list[Tensor]:
         return [rng.at("layer", i).uniform((n, size)) for i, size in enumerate(self.config.units)]
@@ -203,27 +210,24 @@ class NVIL(Model):
 
     # ----------------------------------------------------------------------------------------------------------- likelihood
 
-    def estimate(self, samples: int) -> str:
-        """What `log_prob` of that many draws is."""
-        return "ELBO" if samples == 1 else f"IWAE-{samples}"
+    def weighing(self, x: Tensor, rng: Rng, exact: torch.dtype, cond: Mapping[str, Tensor]) -> Weigh:
+        bits = self.bits(x)
 
-    def log_prob(self, x: Tensor, rng: Rng, samples: int = 1, **cond: Tensor) -> Tensor:
-        """A lower bound of log p(x) `(N,)` in nats: the mean of `samples` importance weights, one draw after the other."""
-        with core.full_precision(x.device):
-            bits = self.bits(x)
-            exact = torch.float32 if x.device.type == "mps" else torch.float64
-            total = torch.full((len(x),), -math.inf, dtype=exact, device=x.device)
-            for i in range(samples):
-                hidden, log_q = self.infer(bits, self._uniform(rng.at("posterior", i), len(x)))
-                total = torch.logaddexp(total, signals(self.log_joint(bits, hidden), log_q)[0].to(exact))
-            return total - math.log(samples)
+        def weigh(i: int, closed: bool) -> Tensor:
+            hidden, log_q = self.infer(bits, self._uniform(rng.at("posterior", i), len(x)))
+            return signals(self.log_joint(bits, hidden), log_q)[0].to(exact)
+
+        return weigh
 
     # ------------------------------------------------------------------------------------------------------------- latents
 
     def prior(self, n: int, rng: Rng, **cond: Tensor) -> Tensor:
         """h₁ `(n, units[0])` by ancestral sampling from the top, zeros and ones."""
         uniform = self._uniform(rng, n)
-        h = (uniform[-1].to(self.top) < self.top.sigmoid()).to(self.top)
+        u = uniform[-1].to(self.top)
+        h = torch.zeros_like(u)
+        for bits in [slice(None)] if self.top_before is None else range(h.shape[1]):
+            h[:, bits] = (u < self.top_logits(h).sigmoid()).to(h)[:, bits]
         for layer, u in zip(reversed(self.down), reversed(uniform[:-1]), strict=True):
             h = (u.to(h) < layer(h).sigmoid()).to(h)
         return h
