@@ -1,4 +1,4 @@
-"""`gencli sample … --between A,B`, `--traverse A` and `--latents`: pictures of a latent, from one to another and as it lies."""
+"""`gencli sample … --between A,B`, `--traverse A`, `--resample A`, `--latents`, `--density`: pictures of what a model knows."""
 
 from __future__ import annotations
 
@@ -17,8 +17,15 @@ if TYPE_CHECKING:
 
     from gencli.bundle import Run
 
-STEPS = 9
-_ASK = {"between": "--between", "traverse": "--traverse", "latents": "--latents"}
+STEPS, POINTS = 9, 2000
+_ASK = {
+    "between": "--between",
+    "traverse": "--traverse",
+    "resample": "--resample",
+    "latents": "--latents",
+    "density": "--density",
+}
+_NAMES = {"between": "interpolation", "traverse": "traversal", "resample": "resampled"}
 
 FLAGS = [
     Flag(
@@ -38,6 +45,22 @@ FLAGS = [
         metavar="A",
     ),
     Flag(
+        "resample",
+        ("--resample",),
+        str,
+        "of a multi-scale flow: draw the finer levels of a seed's or image's latent anew: 3 or test:3 or a.png",
+        "Latent",
+        metavar="A",
+    ),
+    Flag(
+        "density",
+        ("--density",),
+        bool,
+        "of points in the plane: draw the model's exact density beside samples, and say what it integrates to",
+        "Output",
+        default=False,
+    ),
+    Flag(
         "latents",
         ("--latents",),
         bool,
@@ -49,7 +72,7 @@ FLAGS = [
 
 
 def asked(values: dict[str, Any]) -> str:
-    """Which of the three was asked for, empty without; two are refused."""
+    """Which of them was asked for, empty without; two are refused."""
     given = [key for key in _ASK if values.get(key)]
     if len(given) > 1:
         raise GencliError(f"{_ASK[given[0]]} does not go with {_ASK[given[1]]}", "give one of them at a time")
@@ -67,18 +90,26 @@ def show(
     """Draw and write."""
     from gencli.evaluation import walks
 
+    if what == "density":
+        return _density(run, sampler, values, classes, folder_of)
     walks.check(run)
     if what == "latents":
         return _latents(run, folder_of)
     steps = values.get("n", STEPS)
     if steps < 2:
         raise GencliError(f"-n is {steps}", "give 2 or more images on the way")
-    ends = walks.ends(run, values[what], 2 if what == "between" else 1, _ASK[what], classes)
+    heat = float(getattr(sampler.config, "temperature", 1.0))
+    ends = walks.ends(run, values[what], 2 if what == "between" else 1, _ASK[what], classes, heat)
     for note in ends.notes:
         console.say(f"note: {note}")
+    facts: dict[str, Any] = {}
     if what == "between":
-        x, names, facts = walks.between(run, ends, steps), ["linear", "spherical"], {}
+        x, names = walks.between(run, ends, steps), ["linear", "spherical"]
         title = f"from {ends.names[0]} to {ends.names[1]}"
+    elif what == "resample":
+        x = walks.resampled(run, ends, steps, heat)
+        names = [f"levels 0–{k} new" if k else "level 0 new" for k in range(len(x))]
+        title = f"the latent of {ends.names[0]}, its levels drawn anew, the finest first"
     else:
         made = walks.traverse(run, ends, steps, _held_out(run))
         x, facts = made.x, {"numbers": made.numbers, "nats": made.nats}
@@ -89,7 +120,7 @@ def show(
         title = f"numbers of the latent of {ends.names[0]}, {carried}: {walks.REACH} deviations down and up"
     folder = folder_of("-".join([what, *(Path(name).stem.replace(":", "-") for name in ends.names)]))
     walk = {"walk": {"kind": what, "ends": list(ends.names), "steps": steps, **facts}}
-    _write(run, sampler, folder, "interpolation" if what == "between" else "traversal", x, names, title, walk)
+    _write(run, sampler, folder, _NAMES[what], x, names, title, walk)
     if values["trajectory"]:
         from gencli.report.kinds.image import save_animation
 
@@ -157,3 +188,46 @@ def _latents(run: Run, folder_of: Callable[[str], Path]) -> None:
     console.document(run=run.name, walk="latents", images=0)
     console.result(folder)
     console.following(f"gencli report {run.name}")
+
+
+def _density(
+    run: Run,
+    sampler: Any,
+    values: dict[str, Any],
+    classes: list[int] | None,
+    folder_of: Callable[[str], Path],
+) -> None:
+    """Samples, the density in their view, and what it integrates to over a square twice as wide."""
+    from gencli.evaluation import density
+    from gencli.evaluation.conditions import conditions_for
+    from gencli.evaluation.generate import Request, resolved, samples
+    from gencli.report.kinds import points
+    from gencli.report.kinds._pictures import beside, save_picture, titled
+
+    judged = density.exact(run)
+    first, count = values.get("seed", 0), values.get("n", POINTS)
+    if count < 2:
+        raise GencliError(f"-n is {count}", "give 2 or more points")
+    seeds = list(range(first, first + count))
+    if (heat := getattr(sampler.config, "temperature", 1.0)) != 1:
+        console.say(f"note: the samples are of temperature {heat:g}, the density is of temperature 1")
+    request = Request(seeds, conditions_for(run, seeds, classes), sampler, guidance=1.0)
+    drawn = samples(run, resolved(run, request))
+    view = points.view(drawn)
+    whole = density.of_plane(run, points.wider(view, 2), classes, judged=judged)
+    quarter = len(whole.p) // 4
+    near = whole.p[quarter:-quarter, quarter:-quarter]
+    folder = folder_of("density")
+    pictures = [titled(points.grid(drawn, view), "samples"), titled(points.density(near, view), "density")]
+    save_picture(folder / "density.png", beside(pictures))
+    left, right, bottom, top = whole.extent
+    facts = {"integral": whole.integral, "square": whole.extent, "cells": whole.p.numel()}
+    items = [{"file": Path(name).name} for name in points.save_items(folder, drawn, [f"{i:05d}" for i in seeds])]
+    _receipt(run, sampler, folder, {"density": facts}, items)
+    console.say(
+        f"density: {whole.integral:.5f} over [{left:.3g}, {right:.3g}] × [{bottom:.3g}, {top:.3g}] in "
+        f"{whole.p.numel():,} cells"
+    )
+    console.document(run=run.name, density=facts)
+    console.result(folder)
+    console.following(f"gencli eval wasserstein -c {run.name}")

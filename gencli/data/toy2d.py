@@ -10,6 +10,7 @@ sample's own). `size` points for training and as many, drawn independently, for 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -27,6 +28,7 @@ _NOISE = {
     "swiss-roll": 0.08,
 }  # standard deviation, before scaling to unit size
 COMPONENTS = {"8-gaussians": 8, "25-gaussians": 25}
+_QUADRATURE, _ROWS = 2000, 512  # places along an arm of a curve; points whose density is taken together
 
 
 class Toy2d(Data):
@@ -56,6 +58,10 @@ class Toy2d(Data):
     def load(self) -> dict[str, Split]:
         return {name: self._split(name) for name in ("train", "test")}
 
+    def log_density(self, x: Tensor) -> Tensor:
+        """log p `(N,)` of points `(N, 2)`, exact, in nats."""
+        return log_density(self.config.shape, x)
+
     def _split(self, name: str) -> Split:
         rng = Rng.batch("toy2d", self.config.shape, self.config.seed, name, total=self.config.size)
         points, label = draw(self.config.shape, rng)
@@ -69,24 +75,57 @@ def draw(shape: str, rng: Rng) -> tuple[Tensor, Tensor]:
     noise = rng.at("noise").normal((n, 2), torch.float64) * _NOISE.get(shape, 0.0)
     u = rng.at("place").uniform((n, 2), torch.float64)
     which = rng.at("component").integers((n,), COMPONENTS.get(shape, 8))
-    if shape == "8-gaussians":
-        angle = which * (math.pi / 4)
-        points = torch.stack([angle.cos(), angle.sin()], -1) + noise
-        return points / math.sqrt(0.5 + _NOISE[shape] ** 2), which
-    if shape == "25-gaussians":  # a grid of five by five, one apart
-        points = torch.stack([which // 5, which % 5], -1) - 2 + noise
-        return points / math.sqrt(2 + _NOISE[shape] ** 2), which
+    centre, scale = _frame(shape)
+    if shape in COMPONENTS:
+        return (_centres(shape)[which] + noise) / scale, which
     if shape == "checkerboard":  # eight of the sixteen unit squares of [-2, 2]²
         column, row = which // 2, (which % 2) * 2 + (which // 2) % 2
         points = torch.stack([column + u[:, 0], row + u[:, 1]], -1) - 2
-        return points / math.sqrt(4 / 3), torch.zeros_like(which)
-    curve = _moons if shape == "moons" else _roll
+        return points / scale, torch.zeros_like(which)
     arm = which % 2
-    grid = (torch.arange(100_000, dtype=torch.float64) + 0.5) / 100_000  # the curve's own moments, by quadrature
-    whole = torch.cat([curve(grid, torch.zeros_like(grid)), curve(grid, torch.ones_like(grid))])
-    centre = whole.mean(0)
-    scale = ((whole - centre).square().mean() + _NOISE[shape] ** 2).sqrt()
-    return (curve(u[:, 0], arm.double()) + noise - centre) / scale, torch.zeros_like(which)
+    return (_CURVES[shape](u[:, 0], arm.double()) + noise - centre) / scale, torch.zeros_like(which)
+
+
+def log_density(shape: str, x: Tensor) -> Tensor:
+    """log p `(N,)` of points `(N, 2)` in float64: exact, for moons and roll by quadrature along the curve."""
+    centre, scale = _frame(shape)
+    y = x.double().cpu() * scale + centre
+    if shape == "checkerboard":
+        column, row = (y + 2).floor().unbind(1)
+        inside = ((y >= -2) & (y < 2)).all(1) & ((column + row) % 2 == 0)
+        return torch.where(inside, 2 * scale.log() - math.log(8), -math.inf)
+    centres = _centres(shape) if shape in COMPONENTS else _along(_CURVES[shape], _QUADRATURE)
+    spread = _NOISE[shape] / scale
+    log_mass = (2 * math.pi * spread.square() * len(centres)).log()
+    at = (centres - centre) / scale
+    rows = (x.double().cpu()[i : i + _ROWS] for i in range(0, len(x), _ROWS))
+    bells = [torch.logsumexp(-0.5 * torch.cdist(part, at).square() / spread.square(), 1) for part in rows]
+    return torch.cat(bells) - log_mass
+
+
+def _frame(shape: str) -> tuple[Tensor, Tensor]:
+    """The mean `(2,)` and the root-mean-square coordinate `()` of a shape as it is made."""
+    if shape in _CURVES:  # the curve's own moments, by quadrature
+        whole = _along(_CURVES[shape], 100_000)
+        centre = whole.mean(0)
+        return centre, ((whole - centre).square().mean() + _NOISE[shape] ** 2).sqrt()
+    square = {"8-gaussians": 0.5, "25-gaussians": 2.0, "checkerboard": 4 / 3}[shape] + _NOISE.get(shape, 0.0) ** 2
+    return torch.zeros(2, dtype=torch.float64), torch.tensor(math.sqrt(square), dtype=torch.float64)
+
+
+def _centres(shape: str) -> Tensor:
+    """Of the Gaussians `(K, 2)`: on the unit circle, or on a grid of five by five, one apart."""
+    which = torch.arange(COMPONENTS[shape])
+    if shape == "8-gaussians":
+        angle = which * (math.pi / 4)
+        return torch.stack([angle.cos(), angle.sin()], -1).double()
+    return torch.stack([which // 5, which % 5], -1).double() - 2
+
+
+def _along(curve: Callable[[Tensor, Tensor], Tensor], count: int) -> Tensor:
+    """Points `(2 count, 2)` evenly along both arms of a curve."""
+    grid = (torch.arange(count, dtype=torch.float64) + 0.5) / count
+    return torch.cat([curve(grid, torch.zeros_like(grid)), curve(grid, torch.ones_like(grid))])
 
 
 def _moons(u: Tensor, arm: Tensor) -> Tensor:
@@ -99,3 +138,6 @@ def _roll(u: Tensor, arm: Tensor) -> Tensor:
     """A spiral of one and a half turns."""
     t = 1.5 * math.pi * (1 + 2 * u)
     return torch.stack([t * t.cos(), t * t.sin()], -1) / (4.5 * math.pi)
+
+
+_CURVES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"moons": _moons, "swiss-roll": _roll}

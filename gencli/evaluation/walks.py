@@ -7,6 +7,7 @@ The ends of a walk are what `gencli sample` draws with these seeds, or the recon
 draws of N(0, I) lie near a sphere, from which the straight line leads away. A traversal moves one number of a flat latent at
 a time, from 2.5 deviations below the prior's mean to 2.5 above, the others staying as they are: the first rows are the
 numbers that carry most (`training/latents.py`), or where the model has no posterior those that change the picture most.
+Resampling keeps the coarse levels of a multi-scale flow's latent and draws the finer ones anew.
 
 Raises GencliError for models without a latent of real numbers, and for what can be neither an image nor a seed.
 """
@@ -23,9 +24,9 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map
 
 from gencli.bundle import Run
-from gencli.core import Batch, Items, LatentVariable, Posterior, Rng
+from gencli.core import Batch, Invertible, Items, LatentVariable, Posterior, Rng
 from gencli.errors import GencliError
-from gencli.evaluation.generate import labels_for
+from gencli.evaluation.conditions import conditions_for
 from gencli.evaluation.inputs import read_inputs
 from gencli.training.latents import carried
 
@@ -72,8 +73,10 @@ def check(run: Run) -> None:
 
 
 @torch.no_grad()
-def ends(run: Run, text: str, count: int, flag: str, classes: Sequence[int] | None = None) -> Ends:
-    """The latents of `3,7` (seeds), `test:3,7` (items of the run's data) or `a.png,b.png`."""
+def ends(
+    run: Run, text: str, count: int, flag: str, classes: Sequence[int] | None = None, temperature: float = 1.0
+) -> Ends:
+    """The latents of `3,7` (seeds, drawn at a temperature), `test:3,7` (items of the run's data) or `a.png,b.png`."""
     check(run)
     parts = [part.strip() for part in text.split(",")]
     by_seed = all(part.isdigit() for part in parts)
@@ -85,7 +88,7 @@ def ends(run: Run, text: str, count: int, flag: str, classes: Sequence[int] | No
             f"give {'two seeds or images: 3,7 or test:3,7' if count == 2 else 'one seed or image: 3 or test:3'}",
         )
     model: Any = run.model
-    given = labels_for(run, [int(parts[0])] * count if by_seed else [0] * count, classes)
+    given = conditions_for(run, [int(parts[0])] * count if by_seed else [0] * count, classes)
     if inputs is not None and not classes:
         given |= inputs.cond
     known = {key: value.to(model.device) for key, value in given.items() if key in model.spec.cond}
@@ -95,6 +98,7 @@ def ends(run: Run, text: str, count: int, flag: str, classes: Sequence[int] | No
         )
     if inputs is None:
         z = model.prior(count, Rng.rows([int(part) for part in parts], model.device).at("prior"), **known)
+        z = z if temperature == 1 else tree_map(lambda part: part * temperature, z)
     else:
         z = _encoded(run, inputs.x, known)
     return Ends(z, names, {key: value[:1] for key, value in known.items()}, () if inputs is None else inputs.notes)
@@ -102,12 +106,13 @@ def ends(run: Run, text: str, count: int, flag: str, classes: Sequence[int] | No
 
 def _encoded(run: Run, x: Tensor, known: Batch) -> Any:
     model: Any = run.model
-    if not hasattr(model, "encode"):
+    flow = isinstance(model, Invertible)
+    if not flow and not hasattr(model, "encode"):
         raise GencliError(
             f"model {model.public_name()} of run {run.name} finds no latent of an image", "give seeds, such as 3,7"
         )
     batch = run.encode({"x": x, **known}, Rng.rows(range(len(x)), model.device))
-    z = model.encode(batch["x"], **known)
+    z = model.forward_flow(batch["x"], **known)[0] if flow else model.encode(batch["x"], **known)
     if not all(leaf.is_floating_point() for leaf in tree_leaves(z)):
         raise GencliError(f"the latents of run {run.name} are codes, between which nothing lies", "use a run of vae")
     return z
@@ -133,6 +138,27 @@ def around(a: Tensor, b: Tensor, t: float) -> Tensor:
     bend = angle.sin()
     curved = (((1 - t) * angle).sin() * a + (t * angle).sin() * b) / bend.clamp(min=1e-9)
     return torch.where(bend > 1e-6, curved, straight(a.double(), b.double(), t)).to(a)
+
+
+@torch.no_grad()
+def resampled(run: Run, one: Ends, count: int, temperature: float = 1.0) -> Tensor:
+    """`(levels, count, C, H, W)`: a row a level; its first image is the whole, in the others this level and all finer are new.
+
+    So a row shows what the coarser levels decide (Dinh et al., arXiv:1605.08803, appendix D); all draws share their seeds.
+    """
+    model: Any = run.model
+    level = model.levels_of_latent() if hasattr(model, "levels_of_latent") else None
+    if level is None or not level.any():
+        raise GencliError(
+            f"--resample draws levels anew, the latent of run {run.name} has one level",
+            "use a flow of several, such as realnvp or glow",
+        )
+    seeds = Rng.rows(range(count - 1), model.device).at("resample")
+    rows = {key: value.expand(count - 1, *value.shape[1:]) for key, value in one.cond.items()}
+    new = model.prior(count - 1, seeds, **rows) * temperature
+    made = [torch.where(level <= k, new, one.z) for k in range(int(level.max()) + 1)]
+    z = torch.cat([part for row in made for part in (one.z, row)])
+    return _pictures(run, z, one.cond).unflatten(0, (len(made), count))
 
 
 @torch.no_grad()

@@ -4,8 +4,10 @@ import math
 
 import numpy as np
 import pytest
+import torch
 
 from gencli.data import open_data
+from gencli.data.toy2d import Toy2d
 from gencli.errors import GencliError
 
 SHAPES = ("8-gaussians", "moons", "checkerboard", "swiss-roll")
@@ -64,3 +66,27 @@ def test_the_moons_are_two_half_circles_and_the_roll_is_a_spiral():
 def test_an_unknown_shape_lists_the_shapes():
     with pytest.raises(GencliError, match="moon"):
         open_data("toy2d", {"shape": "moon"})
+
+
+@pytest.mark.parametrize(
+    ("shape", "places"),
+    [("8-gaussians", 201), ("25-gaussians", 401), ("moons", 101), ("swiss-roll", 101), ("checkerboard", 400)],
+)
+def test_the_density_sums_to_one_and_is_that_of_the_points(shape, places):
+    data = Toy2d.make({"shape": shape, "size": 5000})
+    reach = 2 / math.sqrt(4 / 3) if shape == "checkerboard" else 3.0
+    side = (2 * torch.arange(places, dtype=torch.float64) + 1 - places) * reach / places  # middles of cells
+    grid = torch.cartesian_prod(side, side)
+    mass = data.log_density(grid).exp() * (2 * reach / places) ** 2
+    assert float(mass.sum()) == pytest.approx(1, abs=1e-4)
+    x = torch.from_numpy(data.split("test").x).double()
+    for what in (lambda x: -data.log_density(x), lambda x: (5 * x).sin().prod(1), lambda x: (4 * x + 1).cos().prod(1)):
+        seen, known = what(x), float((mass * what(grid).nan_to_num(posinf=0.0)).sum())
+        assert float(seen.mean()) == pytest.approx(known, abs=4 * float(seen.std()) / math.sqrt(len(x)) + 1e-4)
+
+
+def test_eight_gaussians_have_the_entropy_of_eight_that_hardly_overlap():
+    data = Toy2d.make({"size": 20_000})
+    nats = -data.log_density(torch.from_numpy(data.split("test").x))
+    one = math.log(2 * math.pi * math.e * 0.125**2 / (0.5 + 0.125**2))
+    assert float(nats.mean()) == pytest.approx(math.log(8) + one, abs=0.03)

@@ -56,6 +56,12 @@ def test_the_prior_of_what_leaves_depends_on_what_stays():
     assert not torch.allclose(gained, model.inverse(z))
 
 
+def test_what_leaves_first_are_the_lower_rows_of_every_square():
+    level = made().levels_of_latent()
+    assert (level[:, 1::2] == 0).all() and (level[:, 0::2] == 1).all()
+    assert made(levels=1).levels_of_latent().unique().tolist() == [0]
+
+
 def test_actnorm_gives_the_first_batch_mean_zero_and_deviation_one():
     torch.manual_seed(0)
     model = Glow.make({"levels": 2, "steps": 2, "net": NET}, IMAGES)

@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from flow_laws import gaussian_loses, lost, plane, points, shaken
+from flow_laws import comes_within_a_tenth_of_a_nat, gaussian_loses, lost, plane, points, shaken
 
 from gencli.core import Field, Rng, Spec
 from gencli.models.flow.nsf import Nsf
@@ -93,6 +93,4 @@ def test_points_are_learned_far_better_than_by_a_gaussian():
 
 @pytest.mark.slow
 def test_points_are_learned_to_a_tenth_of_a_nat():
-    net = {"name": "residual-mlp", "width": 64}
-    model, test = plane("nsf", {"layers": 4, "bins": 16, "bound": 3.0, "net": net}, 3000, 2e-3)
-    assert lost(model, test) < 0.1 < gaussian_loses(test)
+    comes_within_a_tenth_of_a_nat("nsf")

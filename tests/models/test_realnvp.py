@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 import torch
 from flow_laws import holds_one, mass, slogdet
-from tiny import smoke
+from safetensors.torch import load_file
+from tiny import hashes, resumed, smoke, table
+from tiny import trained as trained_folder
 
 from gencli.bundle import Run
 from gencli.config import merge, parse
@@ -61,6 +63,7 @@ def data(spec, n=4):
 SPACES = [
     (images(3, 16, 16), {"scales": 3}),
     (images(1, 8, 8, vocab=17), {"scales": 2, "norm": "none"}),
+    (images(1, 8, 8, vocab=17), {"scales": 2, "norm": "actnorm"}),
     (images(1, 6, 6), {"scales": 2, "couplings": 2}),
     (Spec(Field("latent", (4, 4, 4))), {"scales": 1}),
     (points(3), {"net": MLP}),
@@ -219,7 +222,7 @@ def test_in_training_what_a_coupling_changes_is_normalised():
 # -------------------------------------------------------------------------------------------------------------- the density
 
 
-@pytest.mark.parametrize("norm", ["batch", "none"])
+@pytest.mark.parametrize("norm", ["batch", "actnorm", "none"])
 def test_a_density_of_the_plane_integrates_to_one(norm):
     model = flow(points(), norm=norm, couplings=4, net=MLP)
     holds_one(lambda grid: model.log_prob(grid, Rng.rows([0])), side=201)
@@ -344,3 +347,35 @@ def gaussian_bits(digits):
     ]
     train, test = (x + torch.rand(x.shape, generator=g, dtype=torch.float64) for x in rows)
     return gaussian_nats(train, test) / (64 * math.log(2))
+
+
+def test_actnorm_is_set_by_the_first_items_over_the_numbers_that_change():
+    model = RealNVP.make({"net": RESNET, "norm": "actnorm", "scales": 2}, images(1, 8, 8, vocab=17)).double()
+    x = data(images(1, 8, 8, vocab=17), 300)
+    model.initialise(iter([{"x": part} for part in x.split(50)]), 10_000, Rng.rows([0]))
+    seen = {}
+
+    def note(coupling, given, made):
+        seen[coupling] = coupling.parts(made[0])[1]
+
+    for coupling in (*model.net.boards, *model.net.halves):
+        coupling.register_forward_hook(note)
+    model.eval().forward_flow(x[:256])
+    assert len(seen) == 6
+    for coupling, changed in seen.items():
+        free = changed[:, :, coupling.changes[0] > 0] if coupling.changes is not None else changed.flatten(2)
+        std, mean = torch.std_mean(free, dim=(0, 2), correction=0)
+        torch.testing.assert_close(mean, torch.zeros_like(mean), rtol=0, atol=1e-6)
+        torch.testing.assert_close(std, torch.ones_like(std), rtol=0, atol=1e-3)
+
+
+def test_a_run_with_actnorm_and_a_learned_dequantiser_resumes_exactly_and_is_not_set_again(tmp_path):
+    model = {"norm": "actnorm", "dequantiser": "variational", "dequantiser_width": 4}
+    tables = merge(table("realnvp"), {"model": model, "data": {"unconditional": True}})
+    whole = trained_folder(tmp_path / "whole", tables)
+    half = trained_folder(tmp_path / "half", merge(tables, {"train": {"steps": 3}}))
+    before = load_file(half / "model.safetensors")
+    events = resumed(half, steps=6)
+    assert events and hashes(half) == hashes(whole)
+    moved = [key for key in before if "norm_out.log_scale" in key]
+    assert moved and all(before[key].abs().max() > 0.01 for key in moved)

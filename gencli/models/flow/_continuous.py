@@ -14,9 +14,11 @@ on the rest. The last scale has its blocks alone. z keeps the shape of the image
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
 import torchdiffeq
@@ -25,10 +27,11 @@ from torch import Tensor, nn
 from gencli.config import Part, opt, part
 from gencli.core import Batch, Field, Losses, Rng, Spec, Turn, full_precision
 from gencli.errors import GencliError
+from gencli.models.flow._dequantiser import Dequantisation
 from gencli.models.flow._family import Flow
 from gencli.nn import trace as traces
 from gencli.nn.sides import check_sides
-from gencli.nn.squeeze import squeeze, unsqueeze
+from gencli.nn.squeeze import Corners, squeeze, unsqueeze
 from gencli.samplers._butcher import SolverName
 from gencli.samplers._ode import integrate, of_both, within
 
@@ -202,11 +205,12 @@ def block(config: Any, shape: tuple[int, ...], cond: Mapping[str, Field]) -> Blo
 class ContinuousFlow(Flow):
     """A flow whose layers are ODEs."""
 
+    corners: ClassVar[Corners | None] = "rows"
     compilable = ()  # a trace is a derivative already, and compiled networks are differentiated once
     shardable = ()
 
     @dataclass(frozen=True)
-    class Config:
+    class Config(Dequantisation):
         blocks: int = opt(
             1, "ODEs one after the other on a scale, twice as many where its squares become channels", low=1
         )
@@ -273,11 +277,17 @@ class ContinuousFlow(Flow):
         with full_precision(x.device), torch.no_grad():
             return self._nats(x, cond, rng, samples)
 
+    def traced(self) -> ContinuousFlow:
+        """The same flow, weights and all, with the exact trace."""
+        made = copy.copy(self)
+        made.config = dataclasses.replace(self.config, divergence="exact")
+        return made
+
     def estimate(self, samples: int) -> str:
         """What `log_prob` of that many probes is."""
-        if self.config.divergence == "exact":
-            return f"ODE by {self.config.solver}, exact trace"
-        return f"ODE by {self.config.solver}, {samples} Hutchinson probe" + "s" * (samples > 1)
+        exact = self.config.divergence == "exact"
+        trace = "exact trace" if exact else f"{samples} Hutchinson probe" + "s" * (samples > 1)
+        return ", ".join(filter(None, [f"ODE by {self.config.solver}", trace, super().estimate(1)]))
 
     # ----------------------------------------------------------------------------------------------------- from noise to data
 

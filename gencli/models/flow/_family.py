@@ -7,8 +7,10 @@ section 4.1): with u = x scaled to [0, 1] and the constraint c,
 
     l = logit(½ + c (u − ½)),   log |dl/du| = log c + softplus(l) + softplus(−l)
 
-Data without a range (points, latents) are taken as they are. z has the shape of x. Losses are sums over an item's numbers.
-A flow whose Config has `classes` set is a density of each class, log p(x | label), whose layers are told the label.
+Data without a range (points, latents) are taken as they are. The codec spreads grey levels over their bins, evenly; with
+`dequantiser = "variational"` a learned bijection of the bins moves them on (`_dequantiser.py`). z has the shape of x. Losses
+are sums over an item's numbers. A flow whose Config has `classes` set is a density of each class, log p(x | label), whose
+layers are told the label.
 """
 
 from __future__ import annotations
@@ -25,7 +27,10 @@ from torch.nn import functional as F
 
 from gencli.core import Batch, Losses, Model, Rng, Spec, Turn, full_precision
 from gencli.errors import GencliError
+from gencli.models.flow._dequantiser import Dequantiser, redrawn
+from gencli.nn.actnorm import FIRST, ActNorm, fitted
 from gencli.nn.embed import label_field
+from gencli.nn.squeeze import Corners, squeeze, unsqueeze
 
 
 class Flow(Model):
@@ -35,7 +40,9 @@ class Flow(Model):
     likelihood: ClassVar[Literal["exact", "bound"]] = "exact"
     mass: ClassVar[bool] = False
     logit: ClassVar[bool] = True  # data with a range lose it first
+    corners: ClassVar[Corners | None] = None  # how the halves of a multi-scale latent lie; its `net` has the `rest`
     noise: Literal["normal", "logistic"] = "normal"
+    net: Any
 
     def __init__(self, config: Any, spec: Spec) -> None:
         label = label_field(spec.cond, self.public_name()) if getattr(config, "classes", False) else None
@@ -50,6 +57,8 @@ class Flow(Model):
                 f"{self.public_name()} is a density and needs continuous data, got whole numbers ({spec.x.kind})",
                 "use the codec dequantise with images, or an autoencoder with continuous latents",
             )
+        learned = config.dequantiser == "variational"
+        self.dequantiser = Dequantiser(spec.x, config.dequantiser_width, self.public_name()) if learned else None
 
     @abstractmethod
     def transform(self, y: Tensor, **cond: Tensor) -> tuple[Tensor, Tensor]:
@@ -59,24 +68,40 @@ class Flow(Model):
     def unfold(self, z: Tensor, **cond: Tensor) -> Iterator[Tensor]:
         """What becomes of z, one more layer undone at a time, each in the shape of x; y last."""
 
+    def initialise(self, data: Iterator[Batch], count: int, rng: Rng) -> None:
+        """Set the activation normalisations by the first items; they are parameters from then on."""
+        if not any(isinstance(module, ActNorm) for module in self.net.modules()):
+            return
+        seen = [next(data)]
+        while sum(len(batch["x"]) for batch in seen) < min(FIRST, count):
+            seen.append(next(data))
+        first = {key: torch.cat([batch[key] for batch in seen])[:FIRST].to(self.device) for key in seen[0]}
+        training = self.training
+        with fitted(self.eval().net), torch.no_grad():
+            self.forward_flow(first["x"], **{key: first[key] for key in self.spec.cond})
+        self.train(training)
+
     # ------------------------------------------------------------------------------------------------------- range of data
 
     def _unbounded(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """y and log |det dy/dx|."""
+        before = x.new_zeros(len(x))
+        if self.dequantiser is not None:
+            x, before = self.dequantiser(x)
         if self.spec.x.range is None or not self.logit:
-            return x, x.new_zeros(len(x))
+            return x, before
         low, high = self.spec.x.range
         keep = self.config.constraint
         y = torch.logit(0.5 + keep * ((x - low) / (high - low) - 0.5))
         each = F.softplus(y) + F.softplus(-y) + math.log(keep / (high - low))
-        return y, each.flatten(1).sum(1)
+        return y, before + each.flatten(1).sum(1)
 
     def _bounded(self, y: Tensor) -> Tensor:
         """x from y; after a logit a little outside the data's range at most."""
-        if self.spec.x.range is None or not self.logit:
-            return y
-        low, high = self.spec.x.range
-        return low + (high - low) * ((y.sigmoid() - 0.5) / self.config.constraint + 0.5)
+        if self.spec.x.range is not None and self.logit:
+            low, high = self.spec.x.range
+            y = low + (high - low) * ((y.sigmoid() - 0.5) / self.config.constraint + 0.5)
+        return y if self.dequantiser is None else self.dequantiser.inverse(y)
 
     # ---------------------------------------------------------------------------------------------------------- the density
 
@@ -109,9 +134,25 @@ class Flow(Model):
         return 0.0
 
     def log_prob(self, x: Tensor, rng: Rng, samples: int = 1, **cond: Tensor) -> Tensor:
-        """log p(x) `(N,)` in nats, in model space; without randomness."""
+        """log p(x) `(N,)` in nats, in model space.
+
+        Of grey levels `samples` draws of the noise in their bins give log mean p, the first being x itself: on average the
+        more there are the nearer to the levels' own probability (Burda et al., arXiv:1509.00519).
+        """
         with full_precision(x.device):
-            return self._log_prob(x, cond)
+            nats = [self._log_prob(x, cond)]
+            if self.spec.x.vocab is not None:
+                others = (redrawn(x, self.spec.x, rng.at("noise", i)) for i in range(1, samples))
+                nats += [self._log_prob(other, cond) for other in others]
+            return torch.logsumexp(torch.stack(nats), 0) - math.log(len(nats))
+
+    def estimate(self, samples: int) -> str:
+        """What `log_prob` of that many draws is; empty for the density itself."""
+        several = samples > 1 and self.spec.x.vocab is not None
+        if self.dequantiser is None and not several:
+            return ""
+        kind = "uniform" if self.dequantiser is None else "variational"
+        return f"{kind} dequantiser" + f", IWAE-{samples}" * several
 
     def _log_prob(self, x: Tensor, cond: Mapping[str, Tensor]) -> Tensor:
         z, log_det = self.forward_flow(x, **cond)
@@ -131,6 +172,11 @@ class Flow(Model):
 
     # ------------------------------------------------------------------------------------------------------------- latents
 
+    def levels_of_latent(self) -> Tensor:
+        """Of every number of z, `shape`, on which level it leaves: 0 the finest."""
+        z = torch.zeros(1, *self.spec.x.shape, device=self.device)
+        return _levels(self.net if self.corners else None, z, self.corners or "rows")[0]
+
     def prior(self, n: int, rng: Rng, **cond: Tensor) -> Tensor:
         """z `(n, *shape)`."""
         shape = (n, *self.spec.x.shape)
@@ -146,3 +192,12 @@ class Flow(Model):
         """z and what every layer makes of it on the way to x, as if the layers that are still to come did nothing."""
         assert not (self.training and self.couples), "call eval() first"
         return [self._bounded(state) for state in (z, *self.unfold(z, **cond))]
+
+
+def _levels(part: Any, z: Tensor, corners: Corners) -> Tensor:
+    """Levels of a z of that shape, whose half leaves `part` and whose other half goes on to `part.rest`, if there is one."""
+    if part is None or part.rest is None:
+        return torch.zeros_like(z, dtype=torch.long)
+    inner, leaves = squeeze(z, corners).chunk(2, dim=1)
+    made = [1 + _levels(part.rest, inner, corners), torch.zeros_like(leaves, dtype=torch.long)]
+    return unsqueeze(torch.cat(made, dim=1), corners)

@@ -23,6 +23,7 @@ from torch.nn import functional as F
 from gencli.config import opt
 from gencli.core import Batch, Losses, Spec, Turn, full_precision
 from gencli.errors import GencliError
+from gencli.models.flow._dequantiser import Dequantisation
 from gencli.models.flow._family import Flow
 from gencli.nn.bijection import Bijection, Chain
 from gencli.nn.energies import ENERGIES
@@ -32,7 +33,7 @@ Target = Literal["data", "energy-u1", "energy-u2", "energy-u3", "energy-u4", "en
 
 
 @dataclass(frozen=True)
-class Settings:
+class Settings(Dequantisation):
     """Those of every flow of rows."""
 
     target: Target = opt("data", "what is fitted: the data, or by reverse KL an energy of the plane")

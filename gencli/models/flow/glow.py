@@ -28,25 +28,25 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from gencli.config import Part, opt, part
-from gencli.core import Batch, Field, Rng, Spec
+from gencli.core import Field, Spec
 from gencli.errors import GencliError
+from gencli.models.flow._dequantiser import Dequantisation
 from gencli.models.flow._family import Flow
 from gencli.networks.glow_net import FromZero
-from gencli.nn.actnorm import ActNorm, fitted
+from gencli.nn.actnorm import ActNorm
 from gencli.nn.embed import LabelEmbedding
 from gencli.nn.sides import check_sides
-from gencli.nn.squeeze import squeeze, unsqueeze
-
-FIRST = 256  # items that set the normalisations
+from gencli.nn.squeeze import Corners, squeeze, unsqueeze
 
 
 class Glow(Flow):
     """Steps of flow on several levels."""
 
     logit: ClassVar[bool] = False
+    corners: ClassVar[Corners | None] = "rows"
 
     @dataclass(frozen=True)
-    class Config:
+    class Config(Dequantisation):
         levels: int = opt(3, "levels L; the side halves before each", low=1, high=8)
         steps: int = opt(32, "steps of flow K on a level", low=1)
         additive: bool = opt(False, "couplings that only shift")
@@ -62,15 +62,6 @@ class Glow(Flow):
             )
         check_sides(*spec.x.shape[1:], 1 << config.levels, "fewer --levels")
         self.net = Level(config, spec.x.shape, config.levels, self.spec.cond)
-
-    def initialise(self, data: Iterator[Batch], count: int, rng: Rng) -> None:
-        seen = [next(data)]
-        while sum(len(batch["x"]) for batch in seen) < min(FIRST, count):
-            seen.append(next(data))
-        x = torch.cat([batch["x"] for batch in seen])[:FIRST]
-        cond = {key: torch.cat([batch[key] for batch in seen])[:FIRST] for key in self.spec.cond}
-        with fitted(self.net), torch.no_grad():
-            self.forward_flow(x.to(self.device), **cond)
 
     def transform(self, y: Tensor, **cond: Tensor) -> tuple[Tensor, Tensor]:
         return self.net(y, cond)

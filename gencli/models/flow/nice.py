@@ -26,6 +26,7 @@ import torch
 
 from gencli.config import Part, opt, part
 from gencli.core import Batch, Field, Rng, Spec
+from gencli.models.flow._dequantiser import Dequantisation
 from gencli.models.flow._layers import LayeredFlow, striped
 from gencli.nn.bijection import Bijection
 from gencli.nn.coupling import Coupling
@@ -39,7 +40,7 @@ class Nice(LayeredFlow):
     logit = False
 
     @dataclass(frozen=True)
-    class Config:
+    class Config(Dequantisation):
         couplings: int = opt(4, "additive couplings", low=1)
         noise: Literal["logistic", "normal"] = opt("logistic", "distribution of the latents")
         classes: bool = opt(False, "a density of each class")

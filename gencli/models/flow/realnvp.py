@@ -14,8 +14,9 @@ relu(x, −x), with the checkerboard as one more channel; its width doubles with
 batch normalisation, whose log-determinant counts; lengths of filters and the numbers a have an L2 penalty.
 
 Ours: means and variances at a coupling's end count only the numbers that it changes. `lag` is appendix E's moving average, in
-the flow's own normalisations, for which the paper names no share. Inverting uses running statistics, as evaluation does.
-With `classes` every coupling's network is told the label, so that the flow is a density of each class.
+the flow's own normalisations, for which the paper names no share. `norm = "actnorm"` has Glow's instead, of the same numbers,
+which the first 256 items set; networks keep what normalisation they have. Inverting uses running statistics, as evaluation
+does. With `classes` every coupling's network is told the label, so that the flow is a density of each class.
 
 Raises GencliError for whole numbers, and for images whose sides cannot be halved often enough.
 """
@@ -26,7 +27,7 @@ import dataclasses
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -34,23 +35,29 @@ from torch import Tensor, nn
 from gencli.config import Part, opt, part
 from gencli.core import Field, Spec, Turn
 from gencli.errors import GencliError
+from gencli.models.flow._dequantiser import Dequantisation
 from gencli.models.flow._family import Flow
+from gencli.nn.actnorm import ActNorm
 from gencli.nn.moving_norm import MovingNorm, ShiftedNorm, settle
 from gencli.nn.sides import check_sides
-from gencli.nn.squeeze import squeeze, unsqueeze
+from gencli.nn.squeeze import Corners, squeeze, unsqueeze
 
 
 class RealNVP(Flow):
     """Affine couplings on several scales."""
 
+    corners: ClassVar[Corners | None] = "colours"
+
     @dataclass(frozen=True)
-    class Config:
+    class Config(Dequantisation):
         scales: int = opt(2, "scales of an image; the side halves between them", low=1, high=8)
         couplings: int = opt(3, "couplings of each kind on a scale", low=1)
         constraint: float = opt(
             0.9, "share of the unit interval that data fill before the logit", low=0.01, high=0.9999
         )
-        norm: Literal["batch", "none"] = opt("batch", "normalisation at both ends of a coupling")
+        norm: Literal["batch", "actnorm", "none"] = opt(
+            "batch", "normalisation at both ends of a coupling: of the batch, or by numbers that the first items set"
+        )
         lag: float = opt(0.0, "share of the past in the statistics that training normalises with", low=0, high=0.999)
         penalty: float = opt(5e-5, "L2 penalty on lengths of filters and on the factors of s", low=0)
         classes: bool = opt(False, "a density of each class: couplings are told the label")
@@ -94,9 +101,12 @@ class Coupling(nn.Module):
         if cond and getattr(self.net, "label", None) is None:
             raise GencliError(f"network {net.name} takes no class label", "leave --classes out, or use coupling-resnet")
         self.factor = nn.Parameter(torch.zeros(()))
-        normed = config.norm == "batch"
-        self.norm_in = ShiftedNorm(count, config.lag) if normed else nn.Identity()
-        self.norm_out = MovingNorm(count, config.lag) if normed else None
+        self.norm_in: Any = nn.Identity()
+        self.norm_out: Any = None
+        if config.norm == "batch":
+            self.norm_in, self.norm_out = ShiftedNorm(count, config.lag), MovingNorm(count, config.lag)
+        elif config.norm == "actnorm":
+            self.norm_in, self.norm_out = ActNorm(count), ActNorm(count)
         self.register_buffer("changes", self.board(shape, swap), persistent=False)
 
     def board(self, shape: tuple[int, ...], swap: bool) -> Tensor | None:
@@ -132,19 +142,24 @@ class Coupling(nn.Module):
         stays, free = self.parts(x)
         shift, log_scale = self._affine(stays, cond)
         made = (free + shift) * log_scale.exp()
-        if self.norm_out is not None:
+        if isinstance(self.norm_out, MovingNorm):
             mean, var = self.norm_out.moments(made, self.changes)
             made = self._only((made - mean) * var.rsqrt())
             log_scale = log_scale - self._only(0.5 * var.log().expand_as(made))
+        elif self.norm_out is not None:
+            made = self._only(self.norm_out(made, self.changes))
+            log_scale = log_scale + self._only(self.norm_out.log_slope(made).expand_as(made))
         return self.join(stays, made), log_scale.flatten(1).sum(1)
 
     def inverse(self, z: Tensor, **cond: Tensor) -> Tensor:
         """The input, by running statistics."""
         stays, made = self.parts(z)
         shift, log_scale = self._affine(stays, cond)
-        if self.norm_out is not None:
+        if isinstance(self.norm_out, MovingNorm):
             mean, var = self.norm_out.moments(made, self.changes)
             made = self._only(made * var.sqrt() + mean)
+        elif self.norm_out is not None:
+            made = self._only(self.norm_out.inverse(made))
         return self.join(stays, made * (-log_scale).exp() - shift)
 
 

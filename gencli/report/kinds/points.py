@@ -57,9 +57,28 @@ def grid(points: Any, extent: Extent | None = None, size: int = 384) -> Image:
     return page
 
 
+def density(values: Any, extent: Extent, size: int = 384) -> Image:
+    """Densities `(side, side)`, the topmost row first, as a square picture: white where there is none, darkest at the greatest.
+
+    Darkness grows with the root of the density, so that thin bridges between modes are seen.
+    """
+    from PIL import Image as Pillow
+    from PIL import ImageDraw
+
+    array = values.detach().cpu().numpy() if hasattr(values, "detach") else np.asarray(values)
+    strength = np.sqrt(np.nan_to_num(array) / max(float(np.nanmax(array)), 1e-300))[..., None]
+    shade = np.where(strength < 0.5, 255 + (_BLUE - 255) * 2 * strength, _BLUE * (1.8 - 1.6 * strength))
+    page = Pillow.fromarray(np.round(shade).clip(0, 255).astype(np.uint8))
+    page = page.resize((size, size), Pillow.Resampling.BICUBIC)
+    pen = ImageDraw.Draw(page)
+    pen.rectangle((0, 0, size - 1, size - 1), outline=_FRAME)
+    pen.text((4, size - 14), f"{extent[0]:.3g} to {extent[1]:.3g}", fill=_INK)
+    return page
+
+
 def panel(points: Any, like: Any) -> Image:
     """All points, small, in the view of the points `like`, so that panels can be compared."""
-    return grid(points, _wider(view(like), 1.2), 200)
+    return grid(points, wider(view(like), 1.2), 200)
 
 
 def view(points: Any) -> Extent:
@@ -109,12 +128,13 @@ def save_denoising(
     size: int = 320,
 ) -> Path:
     """Write an animation of the noisy points at the levels `sigmas`, left, and of what was made of them, right, in one view."""
-    seen = extent or _wider(view(estimates[-1]), 1.4)
+    seen = extent or wider(view(estimates[-1]), 1.4)
     left, right = ([grid(frame, seen, size) for frame in frames] for frames in (noisy, estimates))
     return save_frames(path, denoising(left, right, sigmas), fps)
 
 
-def _wider(extent: Extent, by: float) -> Extent:
+def wider(extent: Extent, by: float) -> Extent:
+    """The square of `by` times the side around the same middle."""
     left, right, bottom, top = extent
     x, y, half = (left + right) / 2, (bottom + top) / 2, by * (right - left) / 2
     return (x - half, x + half, y - half, y + half)
