@@ -41,6 +41,7 @@ class Sampler(Component):
     """Needs one interface of a model and nothing else."""
 
     interface: ClassVar[type[Any]]  # Denoiser, NextToken, TokenDenoiser or LatentVariable
+    takes: ClassVar[tuple[str, ...]] = ()  # what it must be given besides a model: `known`, `keep`, `measured`
 
     def __init__(self, config: Any) -> None:
         self.config = config

@@ -62,14 +62,21 @@ class DiffusionSampler(Sampler):
         self, model: Model, spec: Spec, n: int, rng: Rng, cond: Batch, guidance: float | Guidance = PLAIN
     ) -> Iterator[Frame]:
         self.check(model)
+        memory = self.recalled(model, spec, n, cond)
         levels = self.levels(model)
-        memory: Memory = {}
         denoise = self.denoiser(model, spec, cond, Guidance.of(guidance), memory)
         dtype = torch.float32 if model.device.type == "mps" else torch.float64
         noise = rng.at("start").normal((n, *spec.x.shape)).to(model.device, dtype)
-        assert isinstance(model, Denoiser)  # checked above with a message
-        x = model.start(noise, levels[0])
+        x = self.begin(model, noise, levels[0], memory)
         yield from self.run(denoise, x, levels.to(model.device, dtype), rng, memory=memory)
+
+    def recalled(self, model: Any, spec: Spec, n: int, cond: Batch) -> Memory:
+        """What the steps know besides x, before the first; samplers that are given more than conditions take it here."""
+        return {}
+
+    def begin(self, model: Any, noise: Tensor, level: Tensor, memory: Memory) -> Tensor:
+        """x at the first level, from standard normal noise."""
+        return model.start(noise, level)
 
     def denoiser(self, model: Any, spec: Spec, cond: Batch, guidance: Guidance, memory: Memory) -> Denoise:
         """The model guided as asked; `memory["spread"]` is what it last said of its variance, where it learned one."""

@@ -46,7 +46,7 @@ class Ancestral(DiffusionSampler):
     def levels(self, model: Any) -> Tensor:
         if self.config.noise_schedule != "own":
             return super().levels(model)
-        return spaced(model, self.config.steps or len(table_of(model)), self.config.spacing, "ancestral")
+        return spaced(model, self.config.steps or len(table_of(model)), self.config.spacing, self.public_name())
 
     def check(self, model: Model) -> None:
         super().check(model)

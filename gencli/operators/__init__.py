@@ -1,0 +1,1 @@
+"""What is measured of an image: inverse problems are posed by these."""
