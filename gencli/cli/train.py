@@ -15,9 +15,9 @@ from typer.core import TyperGroup
 
 from gencli import home, registry, runs
 from gencli import recipe as recipes
-from gencli.cli import console, plan
+from gencli.cli import console, nesting, plan
 from gencli.cli.options import Flag, build, chosen_value, flag_of, nested
-from gencli.config import merge, settings
+from gencli.config import choose, merge, settings
 from gencli.errors import GencliError
 
 COMMON = (
@@ -77,7 +77,7 @@ def _summary(name: str) -> Any:
 def _command(name: str, args: list[str]) -> Any:
     """The real subcommand, with the flags of the model, network and data chosen in `args`."""
     data = chosen_value(args, "--data")
-    table = recipes.load(name, data=_registered(data), smoke="--smoke" in args)
+    table = _base(name, data, "--smoke" in args, chosen_value(args, "--from"))
     model = registry.entry("models", table["model"]["name"])
     chosen = {key: value for key, value in table["model"].items() if key != "name"}
     rows = settings(model.load().Config, chosen=chosen)
@@ -86,7 +86,10 @@ def _command(name: str, args: list[str]) -> Any:
         if picked:
             chosen = merge(chosen, {row.path: {"name": picked}})
     return build(
-        table["recipe"], f"{model.title}\n\n{_paper(model)}", _flags(model, chosen, table, data), lambda v: run(name, v)
+        table["recipe"],
+        f"{model.title}\n\n{_paper(model)}",
+        _flags(model, chosen, table, data, nesting.adapter_flags(args)),
+        lambda v: run(name, v),
     )
 
 
@@ -94,13 +97,17 @@ def _paper(model: registry.Entry) -> str:
     return f"{model.authors}, {model.year} · arXiv:{model.arxiv}" if model.arxiv else model.family
 
 
-def _flags(model: registry.Entry, chosen: dict[str, Any], table: dict[str, Any], data: str | None) -> list[Flag]:
+def _flags(
+    model: registry.Entry, chosen: dict[str, Any], table: dict[str, Any], data: str | None, adapter: list[Flag]
+) -> list[Flag]:
     from gencli.data import table_of
     from gencli.training.settings import TrainConfig
 
     given = (
         merge(table.get("data", {"name": "digits"}), table_of(data)) if data else table.get("data", {"name": "digits"})
     )
+    picked = choose("models", {**chosen, "name": model.name}, where="model")
+    given = picked.load().data_for(picked.config, given)
     flags = [
         Flag(
             "data",
@@ -128,7 +135,7 @@ def _flags(model: registry.Entry, chosen: dict[str, Any], table: dict[str, Any],
     for row in settings(model.load().Config, chosen=chosen):
         name = f"model.{row.path}" if row.path in taken else row.path
         flags.append(flag_of(row, f"model.{row.path}", "Network" if "." in row.path else "Model", name))
-    return [*flags, *_RUN]
+    return [*flags, *_RUN, *adapter]
 
 
 def _data_names(incomplete: str) -> list[str]:
@@ -157,6 +164,16 @@ _RUN = [
         default=[],
         metavar="KEY=RUN",
     ),
+    Flag(
+        "from",
+        ("--from",),
+        str,
+        "begin from the weights of this run, with its settings, data and codec unless others are given",
+        "Run",
+        metavar="RUN",
+        complete=_run_names,
+    ),
+    nesting.ADAPTER,
     Flag("resume", ("--resume",), str, "continue the newest run of this model, or RUN", "Run", metavar="[RUN]"),
     Flag("name", ("--name",), str, "the run's name", "Run", shown="MODEL-DATA"),
     Flag("out", ("--out",), str, "the folder in which the run's folder is made", "Run", shown="checkpoints"),
@@ -174,18 +191,23 @@ _RUN = [
 
 def run(name: str, values: dict[str, Any]) -> None:
     """Train with the flags that were given."""
+    from gencli.bundle import Run
     from gencli.core import main_first
     from gencli.data import open_table
     from gencli.training.session import Session, refuse_changes, resolve
 
     own: dict[str, Any] = {
         key: values.pop(key)
-        for key in ("data", "codec", "source", "resume", "name", "out", "smoke", "plan")
+        for key in ("data", "codec", "source", "from", "adapter", "resume", "name", "out", "smoke", "plan")
         if key in values
     }
-    given = {key: nested(_under(key, values)) for key in ("model", "data", "train")}
+    given: dict[str, Any] = {key: nested(_under(key, values)) for key in ("model", "data", "train")}
+    if "adapter" in own:
+        given["adapters"] = nesting.adapters(own, nested(_under("adapter", values)))
+    if {"from", "resume"} <= own.keys():
+        raise GencliError("--from begins a new run, --resume continues an old one", "give one of them")
     old = _to_resume(name, own["resume"]) if "resume" in own else None
-    sources = _sources(own.get("source", []), old)
+    sources = nesting.sources(own.get("source", []), old)
     base, codec_run = (dict(old.config["recipe"]), None) if old else _fresh(name, own)
     if "data" in own:
         base["data"] = merge(base["data"], _data_table(own["data"]))
@@ -194,13 +216,28 @@ def run(name: str, values: dict[str, Any]) -> None:
     changes = refuse_changes(resolve(old.config["recipe"]), table, old.name) if old else []
     root = Path(own.get("out", "checkpoints"))
     if own.get("plan"):
-        codec_run, done = (_codec_of(old), old.config["step"]) if old else (codec_run, 0)
-        return plan.show(table, data, root, codec_run, done, _sources_of(old) if old else sources)
+        codec_run, done = (nesting.codec_of(old), old.config["step"]) if old else (codec_run, 0)
+        return plan.show(table, data, root, codec_run, done, nesting.sources_of(old) if old else sources)
     with console.hook() as data.progress:
         with main_first():
             notes = [*data.notes, *changes]
-        session = Session(table, data, root, own.get("name"), codec_run, old.path if old else None, sources)
-    _watch(session, notes, name)
+        begun = Run.load(runs.named(own["from"]).path) if "from" in own else None
+        session = Session(table, data, root, own.get("name"), codec_run, old.path if old else None, sources, begun)
+    _watch(session, [*notes, *session.notes], name)
+
+
+def _base(name: str, data: str | None, smoke: bool, begun: str | None) -> dict[str, Any]:
+    """The recipe, with the settings of the run that it begins from."""
+    table = recipes.load(name, data=_registered(data), smoke=smoke)
+    if begun is None:
+        return table
+    found = nesting.begun_from(begun, registry.public_name(table["model"]["name"]))
+    kept = {
+        key: found.config["recipe"][key]
+        for key in ("model", "codecs", "sample", "adapters")
+        if key in found.config["recipe"]
+    }
+    return {**table, **kept, "data": table["data"] if data and "data" in table else found.config["recipe"]["data"]}
 
 
 def _under(table: str, values: dict[str, Any]) -> dict[str, Any]:
@@ -211,54 +248,17 @@ def _fresh(name: str, own: dict[str, Any]) -> tuple[dict[str, Any], Any]:
     """The recipe of a new run, and the run whose latents are its data."""
     from gencli.bundle import Run
 
-    base = recipes.load(name, data=_registered(own.get("data")), smoke=own.get("smoke", False))
+    base = _base(name, own.get("data"), own.get("smoke", False), own.get("from"))
     base.setdefault("data", {"name": "digits"})
     if "codec" not in own:
-        return base, None
-    wanted, level = _levelled(own["codec"])
+        return base, nesting.codec_of(runs.named(own["from"])) if "from" in own else None
+    wanted, level = nesting.levelled(own["codec"])
     codec_run = Run.load(runs.named(wanted, as_codec=True).path)
     base["data"] = codec_run.config["recipe"]["data"]
     base.pop("codecs", None)
     if level:
         base["codecs"] = [{"name": "learned", "level": level}]
     return base, codec_run
-
-
-def _levelled(codec: str) -> tuple[str, str]:
-    """`RUN:LEVEL` in two; a folder may have a colon of its own."""
-    name, _, level = codec.rpartition(":")
-    return (codec, "") if not name or not level.isidentifier() or runs.find(codec) else (name, level)
-
-
-def _sources(given: list[str], old: runs.Found | None) -> dict[str, Any]:
-    """The runs of `KEY=RUN`, loaded."""
-    from gencli.bundle import Run
-
-    if given and old:
-        raise GencliError(f"--source {given[0]}: run {old.name} keeps the sources that it has", "leave --source out")
-    made: dict[str, Any] = {}
-    for text in given:
-        key, _, name = text.partition("=")
-        if not key or not name or key in made:
-            why = "gives that condition twice" if key in made else "is not KEY=RUN"
-            raise GencliError(f"--source {text} {why}", "give a condition and a run, such as --source top=RUN")
-        made[key] = Run.load(runs.named(name).path)
-    return made
-
-
-def _sources_of(run: runs.Found) -> dict[str, Any]:
-    """The sources inside a run's folder."""
-    from gencli.bundle import Run
-
-    return {key: Run.load(run.path / "sources" / key) for key in run.config.get("sources", [])}
-
-
-def _codec_of(run: runs.Found) -> Any:
-    """The codec inside a run's folder, or None."""
-    from gencli.bundle import Run
-
-    nested = run.path / "codec"
-    return Run.load(nested) if nested.is_dir() else None
 
 
 def _registered(data: str | None) -> str | None:
@@ -335,7 +335,8 @@ def _watch(session: Any, notes: list[str], name: str) -> None:
                 task.advance(event.step, text)
             elif event.kind == "saved":
                 images = train.batch_size * task.rate()
-                console.say(f"saved at step {event.step} · {images:.0f} items/s · {task.line()}")
+                figures = "".join(f" · {key} {value:.3g}" for key, value in event.values.items())
+                console.say(f"saved at step {event.step} · {images:.0f} items/s{figures} · {task.line()}")
     if here.main:
         _finish(session, event.step, name)
     if session.stop:

@@ -32,7 +32,7 @@ from gencli.core import world
 from gencli.data._base import Data
 from gencli.errors import GencliError
 from gencli.files import as_size
-from gencli.training import checkpoint, memory, posthoc, track
+from gencli.training import checkpoint, journal, memory, posthoc, track
 from gencli.training.session import LOGGED, Session
 
 WARM = 2  # cycles that are slower than the rest: kernels are chosen, memory is asked for
@@ -218,7 +218,7 @@ class _Probe:
         for _ in range(self.steps):
             self.trainer.step %= self.session.train.steps  # a short run is gone through more than once
             step = self.trainer.take_step()
-            self.log.append(Session.line(step, {key: float(value) for key, value in step.losses.items()}, began))
+            self.log.append(journal.line(step, {key: float(value) for key, value in step.losses.items()}, began))
         return time.perf_counter() - began
 
     def save(self) -> float:

@@ -28,7 +28,7 @@ from gencli.config import as_dict, choose, parse
 from gencli.core import broadcast, greatest, main_first, mix, world
 from gencli.data._base import Data, Split
 from gencli.errors import GencliError
-from gencli.training import latents, memory, track
+from gencli.training import adversarial, journal, latents, memory, start, track
 from gencli.training.settings import RESUMABLE, TrainConfig
 from gencli.training.sources import complete
 
@@ -61,6 +61,8 @@ def resolve(recipe: Mapping[str, Any]) -> dict[str, Any]:
     for key in ("codecs", "sample"):
         if recipe.get(key):
             table[key] = recipe[key]
+    if adapters := [choose("adapters", one, where="adapters") for one in recipe.get("adapters", [])]:
+        table["adapters"] = [{"name": one.name, **as_dict(one.config)} for one in adapters]
     return table
 
 
@@ -134,6 +136,7 @@ class Session:
         codec_run: a saved run whose latents are the data.
         folder: an existing run to resume.
         sources: saved runs that make the data's conditions when the new run is sampled.
+        begun: a saved run whose weights the new one begins with.
     """
 
     def __init__(
@@ -145,11 +148,13 @@ class Session:
         codec_run: Run | None = None,
         folder: Path | None = None,
         sources: Mapping[str, Run] | None = None,
+        begun: Run | None = None,
     ) -> None:
         self.recipe, self.data, self.root = recipe, data, root
         self.train = parse(TrainConfig, recipe["train"], "train")
         self.resuming = folder is not None
         self.codec_run = codec_run
+        self.notes: list[str] = []
         self.asked = 0  # a signal's number; a handler may set it at any moment
         self.stop = 0  # what all processes agreed on after a step
         if folder is not None:
@@ -174,6 +179,9 @@ class Session:
             wanted = safe_name(name or f"{recipe['model']['name']}-{data.name}")
             self.folder = broadcast(make_folder(root, wanted) if world().main else root / wanted)
             self.config = self._new_config()
+            if begun is not None:
+                taken = start.begin(self.run.model, begun)
+                self.config["from"], self.notes = taken.facts, taken.notes
             if world().main:
                 self._fill_folder()
         self.run.path, self.run.config = self.folder, self.config
@@ -237,7 +245,7 @@ class Session:
             trainer = self.trainer(self.train)
             yield from self.begin(trainer)
             if world().main:
-                self._trim_log(trainer.step)
+                journal.trim(self.folder / "metrics.jsonl", trainer.step)
             try:
                 with track.started(trainer.accelerator, self.train.track, self.config, self.folder, trainer.step):
                     yield from self._loop(trainer)
@@ -289,7 +297,7 @@ class Session:
 
         state, facts, damaged = broadcast(checkpoint.newest(self.folder) if world().main else (None, {}, []))
         if state is None:
-            trainer.initialise()
+            self._start(trainer)
         trainer.prepare()
         if state is not None:
             checkpoint.restore(trainer, state, facts)
@@ -305,12 +313,23 @@ class Session:
             yield Event("note", trainer.step, found)
         yield Event("start", trainer.step, path=self.folder)
 
+    def _start(self, trainer: Any) -> None:
+        """Step 0: from data, or from the weights of another run, which are in the model already."""
+        other = self.config.get("from")
+        if other is None:
+            trainer.initialise()
+        elif self.resuming:
+            raise GencliError(
+                f"run {self.folder.name} began from {other['run']} and has saved nothing since",
+                f"start it again: gencli train {self.recipe['recipe']} --from {other['run']}",
+            )
+
     def _loop(self, trainer: Any) -> Iterator[Event]:
         log: list[str] = []
         every = max(1, self.train.steps // LOGGED)
         began = time.perf_counter()
         seen: dict[str, Any] = {}  # since the last line: not every phase has its turn in every step
-        latent = latents.Watch(self.run, self.folder)
+        latent, game = latents.Watch(self.run, self.folder), adversarial.Watch(self.run, self.folder, self.data)
         for step in trainer:
             seen |= step.losses
             values: dict[str, float] = {}
@@ -320,26 +339,27 @@ class Session:
             if step.step % every == 0 or saves:
                 values = {key: float(value) for key, value in seen.items()}
                 seen = {}
-                log.append(self.line(step, values, began))
+                game.see(values)
+                log.append(journal.line(step, values, began))
                 track.log(trainer, step.step, values)
             yield Event("step", step.step, values=values)
             if saves:
                 if world().main:
                     self.save(trainer, log)
                 log = []
-                yield Event("saved", step.step, path=self.folder)
-                if world().main and (text := latent.look(trainer.average, self._held_out(), step.step, ends)):
+                figures, told = game.look(trainer.average, step.step, ends) if world().main else ({}, [])
+                if figures:
+                    track.log(trainer, step.step, figures)
+                yield Event("saved", step.step, values=figures, path=self.folder)
+                if world().main:
+                    told.append(latent.look(trainer.average, self._held_out(), step.step, ends))
+                for text in filter(None, told):
                     yield Event("note", step.step, text)
             draws = ends or step.step % (self.train.sample_every or self.train.save_every) == 0
             if draws and not self.stop and world().main:
                 yield from self.draw(trainer, step.step)
             if ends:
                 break
-
-    @staticmethod
-    def line(step: Any, values: Mapping[str, float], began: float) -> str:
-        """A line of metrics.jsonl."""
-        return json.dumps({"step": step.step, **values, "seconds": round(time.perf_counter() - began, 3)})
 
     def save(self, trainer: Any, log: list[str]) -> None:
         """Write what was logged and the whole state."""
@@ -351,15 +371,6 @@ class Session:
             handle.write("".join(line + "\n" for line in log))  # first: resuming drops lines without a state
         checkpoint.save_state(trainer, self.folder, self.train.keep)
         files.atomic_json(self.folder / "config.json", self.config)
-
-    def _trim_log(self, step: int) -> None:
-        """Drop what was logged after the state that training continues from."""
-        path = self.folder / "metrics.jsonl"
-        if path.is_file():
-            text = path.read_text(encoding="utf-8", errors="replace")
-            kept = "".join(line + "\n" for line in text.splitlines() if _step_of(line) <= step)
-            if kept != text:
-                files.atomic_write(path, kept.encode())
 
     def _held_out(self) -> Split:
         """Items for pictures and for a look at latents; training items where no others are."""
@@ -382,10 +393,3 @@ class Session:
         if (self.folder / "metrics.jsonl").is_file():  # not before the first save
             rows = [json.loads(line) for line in (self.folder / "metrics.jsonl").read_text().splitlines()]
             save_curve(self.folder / "loss.png", rows)
-
-
-def _step_of(line: str) -> float:
-    try:
-        return float(json.loads(line)["step"])
-    except (ValueError, KeyError, TypeError):
-        return float("inf")

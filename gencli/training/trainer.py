@@ -182,9 +182,16 @@ class Trainer:
                 torch._foreach_mul_([p.grad for p in params if p.grad is not None], scale)
             if settings.clip:
                 shown["grad_norm"] = self.accelerator.clip_grad_norm_(params, settings.clip)
+            elif len(self.phases) > 1:  # whether one side of a game overpowers the other
+                shown["grad_norm"] = self._norm(params)
             shown |= self._step(optimiser)
         self.model.after_step(self._turn(phase, range(self.train.batch_size)))
         return shown
+
+    def _norm(self, params: list[nn.Parameter]) -> Tensor:
+        """Of all gradients together, without the scale that losses may have."""
+        scale = self.accelerator.scaler.get_scale() if self.accelerator.scaler is not None else 1.0
+        return nn.utils.get_total_norm([p.grad for p in params if p.grad is not None]) / scale
 
     def _step(self, optimiser: Any) -> dict[str, Tensor]:
         """Step; where losses are scaled, say whether the gradients overflowed, which skips the step and lowers the scale."""

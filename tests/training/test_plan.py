@@ -139,17 +139,17 @@ def test_what_is_held_is_what_the_saved_files_hold(tmp_path: Path, model: str, o
     assert needs.weights >= size("raw") and needs.parameters == made.config["parameters"]
 
 
-OF_CODES = {"maskgit-imagenet256": Field("codes", (16, 16), vocab=1024)}
+OF_CODES = {name: Field("codes", (16, 16), vocab=1024) for name in ("maskgit-imagenet256", "gpt-faceshq256")}
 """Recipes that need --codec at their own size, and what it makes of the data."""
 
 
 def spec_of(table: dict[str, Any]) -> Spec:
-    """What the data of a recipe are; a folder, which only a person has, is taken to be ImageNet at the recipe's size."""
-    if table["name"] != "folder":
+    """What the data of a recipe are; of a folder, which only a person has, ImageNet at the recipe's size, or colour pairs."""
+    if table["name"] not in ("folder", "pairs"):
         return choose("data", table).build().spec
     side = int(table["image_size"])
     image = Field("image", (3, side, side), vocab=256)
-    return Spec(image, {"label": Field("label", (), vocab=1000)})
+    return Spec(image, {"image": image} if table["name"] == "pairs" else {"label": Field("label", (), vocab=1000)})
 
 
 @pytest.mark.parametrize("name", recipes.names())

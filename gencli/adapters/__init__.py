@@ -1,0 +1,1 @@
+"""What changes a trained model in place, so that little of it is trained again."""

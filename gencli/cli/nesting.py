@@ -1,0 +1,98 @@
+"""Runs that another run is made of: the codec whose latents it models, sources of conditions, the run it begins from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from gencli import registry, runs
+from gencli.cli.options import Flag, chosen_value, flag_of
+from gencli.config import settings
+from gencli.errors import GencliError
+
+ADAPTER = Flag(
+    "adapter",
+    ("--adapter",),
+    str,
+    "with --from: train little beside the weights, which stay as they are (lora)",
+    "Run",
+    complete=lambda incomplete: [name for name in registry.entries("adapters") if name.startswith(incomplete)],
+)
+
+
+def adapter_flags(args: Sequence[str]) -> list[Flag]:
+    """The settings of the adapter chosen in `args`."""
+    name = chosen_value(args, "--adapter")
+    if name is None:
+        return []
+    kind = registry.load("adapters", registry.public_name(name))
+    return [flag_of(row, f"adapter.{row.path}", "Adapter", f"adapter.{row.path}") for row in settings(kind.Config)]
+
+
+def adapters(own: dict[str, Any], chosen: dict[str, Any]) -> list[dict[str, Any]]:
+    """The recipe's table of the adapter that was asked for.
+
+    Raises:
+        GencliError: there is no run to adapt, or it has an adapter already.
+    """
+    name = own["adapter"]
+    if "from" not in own:
+        raise GencliError(f"--adapter {name} leaves the weights as they are, and there are none", "add --from RUN")
+    there = runs.named(own["from"]).config["recipe"].get("adapters", [])
+    if there:
+        raise GencliError(
+            f"run {own['from']} has the adapter {there[0]['name']} already", "leave --adapter out to train it further"
+        )
+    return [{"name": registry.public_name(name), **chosen}]
+
+
+def begun_from(name: str, model: str) -> runs.Found:
+    """The run that a new run of `model` begins from.
+
+    Raises:
+        GencliError: it is of another model.
+    """
+    found = runs.named(name)
+    if found.model != model:
+        raise GencliError(
+            f"run {found.name} is of model {found.model}, not of {model}",
+            f"gencli train {found.model} --from {found.name}",
+        )
+    return found
+
+
+def levelled(codec: str) -> tuple[str, str]:
+    """`RUN:LEVEL` in two; a folder may have a colon of its own."""
+    name, _, level = codec.rpartition(":")
+    return (codec, "") if not name or not level.isidentifier() or runs.find(codec) else (name, level)
+
+
+def sources(given: list[str], old: runs.Found | None) -> dict[str, Any]:
+    """The runs of `KEY=RUN`, loaded."""
+    from gencli.bundle import Run
+
+    if given and old:
+        raise GencliError(f"--source {given[0]}: run {old.name} keeps the sources that it has", "leave --source out")
+    made: dict[str, Any] = {}
+    for text in given:
+        key, _, name = text.partition("=")
+        if not key or not name or key in made:
+            why = "gives that condition twice" if key in made else "is not KEY=RUN"
+            raise GencliError(f"--source {text} {why}", "give a condition and a run, such as --source top=RUN")
+        made[key] = Run.load(runs.named(name).path)
+    return made
+
+
+def sources_of(run: runs.Found) -> dict[str, Any]:
+    """The sources inside a run's folder."""
+    from gencli.bundle import Run
+
+    return {key: Run.load(run.path / "sources" / key) for key in run.config.get("sources", [])}
+
+
+def codec_of(run: runs.Found) -> Any:
+    """The codec inside a run's folder, or None."""
+    from gencli.bundle import Run
+
+    nested = run.path / "codec"
+    return Run.load(nested) if nested.is_dir() else None
