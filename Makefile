@@ -58,6 +58,9 @@ slow: .venv/.tested
 quality: .venv/.tested
 	for table in points digits bits matrix; do $(BIN)/python -m benchmarks.quality $$table; done
 	for data in digits fashion-mnist; do $(BIN)/python -m benchmarks.pixels $$data; done
+	for t in digits fashion-mnist whole seeds sprites; do $(BIN)/python -m benchmarks.latents $$t; done
+	for t in points digits fashion-mnist sheet; do $(BIN)/python -m benchmarks.flows $$t; done
+	for t in two_stage memorising restoring; do $(BIN)/python -m benchmarks.$$t; done
 	$(BIN)/python -m benchmarks.quality page
 
 bench: .venv/.tested

@@ -97,7 +97,7 @@ def machine() -> dict[str, Any]:
     flags = next((line.split() for line in lines if line.startswith("flags")), [])
     kept = ("avx2", "avx512f", "avx512_bf16", "avx512_fp16", "amx_tile", "amx_bf16")
     versions = {}
-    for name in ("gencli", "torch", "diffusers", "clean-fid", "numpy", "scipy", "accelerate"):
+    for name in ("gencli", "torch", "diffusers", "clean-fid", "numpy", "scipy", "accelerate", "zuko", "torchdiffeq"):
         try:
             versions[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:

@@ -24,7 +24,8 @@ from benchmarks import judge
 from gencli import files, recipe, registry
 from gencli.bundle import DEFAULT_SAMPLERS, Run
 from gencli.data import open_table
-from gencli.evaluation.generate import Request, cost, generate, labels_for, resolved
+from gencli.evaluation.conditions import conditions_for
+from gencli.evaluation.generate import Request, cost, generate, resolved
 from gencli.evaluation.preview import reconstructions
 from gencli.report.kinds.image import grid
 from gencli.training.session import resolve
@@ -76,7 +77,7 @@ def commands(run: Run) -> list[str]:
 def drawn(run: Run) -> dict[str, Any]:
     """Samples, what they cost, and what the judge says of them and of the controls."""
     seeds = range(COUNT)
-    request = resolved(run, Request(seeds, labels_for(run, seeds, None)))
+    request = resolved(run, Request(seeds, conditions_for(run, seeds)))
     began = time.perf_counter()
     images = torch.cat([step.chunk for step in generate(run, request) if step.chunk is not None])
     seconds = time.perf_counter() - began

@@ -38,7 +38,8 @@ from gencli.core import Denoiser, Rng
 from gencli.data import open_table
 from gencli.errors import GencliError
 from gencli.evaluation import compare
-from gencli.evaluation.generate import Request, labels_for, resolved, samples
+from gencli.evaluation.conditions import conditions_for
+from gencli.evaluation.generate import Request, resolved, samples
 from gencli.metrics.bpd import Bpd
 from gencli.metrics.wasserstein import sliced
 
@@ -74,7 +75,7 @@ def trained(name: str, folder: Path, *flags: str, called: str = "") -> Run:
 def drawn(run: Run, count: int, seed: int = 0, **more: Any) -> tuple[Tensor, Tensor]:
     """Samples and the classes that were asked for (−1 where none was)."""
     seeds = range(seed, seed + count)
-    request = resolved(run, Request(seeds, labels_for(run, seeds, None), micro=256, **more))
+    request = resolved(run, Request(seeds, conditions_for(run, seeds), micro=256, **more))
     return samples(run, request), request.cond.get("label", torch.full((count,), -1))
 
 
@@ -219,7 +220,8 @@ def row(run: Run, folder: Path) -> dict[str, Any]:
 
 def samplers() -> list[str]:
     """The samplers of denoisers."""
-    return [name for name in registry.entries("samplers") if registry.load("samplers", name).interface is Denoiser]
+    known = {name: registry.load("samplers", name) for name in registry.entries("samplers")}
+    return [name for name, sampler in known.items() if sampler.interface is Denoiser and not sampler.takes]
 
 
 def planned(bench: compare.Bench, name: str) -> compare.Planned:
@@ -249,6 +251,21 @@ PIXELS = (
     "image by image, of Gated PixelCNN to PixelCNN and of PixelCNN++ to Gated PixelCNN after as many epochs; `falling` what "
     "the loss still lost of itself in the last tenth (above 0.01 the row is undertrained). "
 )
+FLOWS = (
+    "Normalising flows by their laptop recipes, by `python -m benchmarks.flows`, which says how. Of dequantised images, the "
+    "mean of four draws of the noise, the same for all rows: `apart` is the mean difference to the control, a Gaussian of full "
+    "covariance of the same dequantised training images, image by image; `round trip` the largest error in grey levels, "
+    "`log-det` in nats. "
+)
+FLOW_COLUMNS = (
+    "steps", "parameters", "minutes", "density", "bits", "error", "apart", "apart_error", "round trip", "log-det", "falling",
+)  # fmt: skip
+LATENTS = (
+    "By `python -m benchmarks.latents`, which says how: the same held-out images for all, in nats with the standard error over "
+    "images; `apart` is IWAE-k − ELBO in pairs, `below` the share of images where one draw made it negative. "
+)
+BOUNDS = ("steps", "parameters", "minutes", "elbo", "elbo_error", "iwae", "iwae_error", "elbo_bits", "iwae_bits", "apart",
+          "apart_error", "below", "images", "k", "falling")  # fmt: skip
 HEADS = {
     "points": ("Points", "Sliced Wasserstein distance of 4,096 points to real ones, the median of three seeds; the bar is 1.5 "
                "times the 95th percentile of real against real.", ("steps", "distance", "bar", "gaussian", "passes")),
@@ -258,8 +275,46 @@ HEADS = {
                ("steps", "asked", "spread", "recall", "entropy", "recognisable", "novelty", "passes")),
     "bits": ("Bits per dimension", "Of the 169 held-out digits at 8×8, 17 grey levels.",
              ("steps", "bits", "error", "kind", "note")),
+    "memorisation": ("Memorisation", "By `python -m benchmarks.memorising`: 500 samples of one recipe trained on 16 to 4,096 "
+                     "images, and of the shipped models. How much oftener than by chance they are nearer to training items "
+                     "than to as many new ones (0 is by chance, 1 always), with a 95 % interval, in the bundled features and "
+                     "in pixels; `share` is of samples nearer than the nearest 5 % of new items.",
+                     ("steps", "training_items", "features", "features_from", "features_to", "features_share", "pixels",
+                      "pixels_from", "pixels_to", "pixels_share", "alarm")),
+    "restoring": ("Inverse problems on digits", "By `python -m benchmarks.restoring`: 16 held-out digits measured with noise "
+                  "0.05, 8 restorations each by the shipped `ddpm-digits` without classes: PSNR in dB of one and of the mean "
+                  "of the 8, beside the Wiener filter of the training images and bicubic enlargement; the residual over σ√m; "
+                  "and the share that a support vector machine sees as the original's class.",
+                  ("psnr", "mean_psnr", "wiener_psnr", "bicubic_psnr", "residual", "class_kept")),
     "pixels-digits": ("Autoregressive models of digits", PIXELS + "8×8, 17 grey levels.", BITS_COLUMNS),
     "pixels-fashion-mnist": ("Autoregressive models of Fashion-MNIST", PIXELS + "28×28, 256 grey levels.", BITS_COLUMNS),
+    "two-stage": ("Priors over the codes of a VQGAN of Fashion-MNIST", "By `python -m benchmarks.two_stage`, which says how: "
+                  "what an independent network sees of 2,000 samples by class and of completed top halves (with the class, "
+                  "without, and from another image's half; `real` is what it sees of the originals), and the FID in the "
+                  "bundled features with its control, the codes of each place shuffled among samples.",
+                  ("steps", "psnr", "perplexity", "codes", "asked", "dress", "fid", "fid_shuffled", "kept_class",
+                   "kept_unasked", "kept_other_half", "real")),
+    "flows-points": ("Flows of points", "Normalising flows of eight Gaussians, by `python -m benchmarks.flows`: `above` is how "
+                     "many nats a held-out point loses to the data's exact density, `integral` what a density sums to over "
+                     "[−4, 4]².", ("steps", "parameters", "minutes", "nats", "above", "error", "integral", "falling")),
+    "flows-digits": ("Flows of digits", FLOWS + "8×8, 17 grey levels.", FLOW_COLUMNS),
+    "flows-fashion-mnist": ("Flows of Fashion-MNIST", FLOWS + "28×28, 256 grey levels.", FLOW_COLUMNS),
+    "flow-memory": ("Memory against depth", "Megabytes that a loss keeps for the backward pass, by `python -m "
+                    "benchmarks.flow_memory`; `times` from the least to the greatest depth, which is `deeper` times as great.",
+                    ("depths", "megabytes", "times", "deeper")),
+    "latents-digits": ("Variational autoencoders of binarised digits", LATENTS + "16×16 zeros and ones; `cvae` is told the "
+                       "class.", BOUNDS),
+    "latents-fashion-mnist": ("Variational autoencoders of Fashion-MNIST", LATENTS + "28×28, 256 grey levels; `cvae` is told "
+                              "the class.", BOUNDS),
+    "latents-whole": ("All of Fashion-MNIST", "By `python -m benchmarks.latents whole`: the bounds of `vae` on all 10,000 "
+                      "held-out images, one draw after the other, and the megabytes that it took.",
+                      ("steps", "elbo", "elbo_error", "iwae", "iwae_error", "apart", "below", "images", "k", "megabytes")),
+    "latents-seeds": ("Flow posteriors and ladders", "By `python -m benchmarks.latents seeds`, binarised digits: mean and "
+                      "deviation over seeds, in nats; `apart` is the difference of IWAE-k to the row named, seed by seed.",
+                      ("seeds", "parameters", "elbo", "elbo_sd", "iwae", "iwae_sd", "k", "against", "apart", "apart_sd")),
+    "latents-sprites": ("Disentangled sprites", "By `python -m benchmarks.latents sprites`: mutual information gap of 10,000 "
+                        "held-out hearts of 32×32, mean and deviation over seeds, each factor's gap, and the ELBO in nats.",
+                        ("seeds", "minutes", "mig", "mig_sd", "scale", "orientation", "x", "y", "elbo", "elbo_sd")),
 }  # fmt: skip
 
 

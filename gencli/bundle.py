@@ -109,6 +109,8 @@ class Run:
             codecs.append(codec)
         model = part.build(spec)
         model.attach()
+        for table in recipe.get("adapters", []):
+            choose("adapters", table, where="adapters").build().apply(model)
         return cls(model, codecs, spec, data_spec, {"recipe": dict(recipe)}, sources or {})
 
     @classmethod
@@ -318,7 +320,7 @@ def new_config(
         "model_names": [recipe["model"]["name"], *inner],
         "codec": codec.name if codec else None,
         "sources": sorted(run.sources),
-        "adapters": [],
+        "adapters": [table["name"] for table in recipe.get("adapters", [])],
         "step": 0,
     }
 

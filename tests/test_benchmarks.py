@@ -12,7 +12,7 @@ import torch
 from benchmarks import __main__ as program
 from benchmarks import _frame
 
-PEERS = {"startup": "diffusers", "unet": "diffusers"}
+PEERS = {"startup": "diffusers", "unet": "diffusers", "flow_speed": "zuko"}
 
 
 @pytest.mark.parametrize("name", program.NAMES)

@@ -18,7 +18,8 @@ from gencli import registry
 from gencli.bundle import DEFAULT_SAMPLERS, Run
 from gencli.config import merge, parse
 from gencli.core import Autoencoder, Batch, Classifier, Rng, Turn
-from gencli.evaluation.generate import Request, labels_for, samples
+from gencli.evaluation.conditions import conditions_for
+from gencli.evaluation.generate import Request, samples
 from gencli.training.settings import TrainConfig
 from gencli.training.trainer import Trainer
 
@@ -205,7 +206,7 @@ def session_outputs(run: Run) -> list[Tensor]:
     made = []
     if any(isinstance(run.model, interface) for interface, _ in DEFAULT_SAMPLERS):
         seeds = range(2)
-        made.append(samples(run, Request(seeds, labels_for(run, seeds, None))))
+        made.append(samples(run, Request(seeds, conditions_for(run, seeds))))
     if isinstance(run.model, Autoencoder):
         shape = run.model.spec.x.shape
         x = torch.rand((2, *shape), generator=torch.Generator().manual_seed(0)) * 2 - 1
@@ -238,7 +239,8 @@ def test_a_finished_smoke_run_goes_on(name: str, root: Path, tmp_path: Path) -> 
 def test_what_a_model_says_it_offers_is_what_it_has(name: str) -> None:
     entry, cls = registry.entry("models", name), registry.load("models", name)
     offers = " ".join(entry.offers)
-    fitting = [s for s in registry.entries("samplers") if registry.load("samplers", s).fits(cls)]
+    known = {s: registry.load("samplers", s) for s in registry.entries("samplers")}
+    fitting = [s for s, sampler in known.items() if sampler.fits(cls) and not sampler.takes]
     assert ("sample" in entry.offers) == bool(fitting), (entry.offers, fitting)
     assert ("encode" in offers) == hasattr(cls, "encode") and ("reconstruct" in offers) == hasattr(cls, "reconstruct")
     kinds = {"exact": "exact density", "bound": "bound"}

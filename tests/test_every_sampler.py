@@ -19,6 +19,7 @@ from gencli.bundle import Run
 from gencli.core import Denoiser, LatentVariable, Rng
 from gencli.errors import GencliError
 from gencli.evaluation.generate import Request, labels_for, samples
+from gencli.operators.inpaint import half
 
 SAMPLERS = {name: registry.load("samplers", name) for name in registry.entries("samplers")}
 MODELS = {name: registry.load("models", name) for name in registry.entries("models")}
@@ -63,13 +64,22 @@ def sampler_of(run: Run, name: str) -> Any:
     table = getattr(run.model, "levels", None)  # a score at one level has one
     steps = {"steps": 4 if table is None else min(4, len(table))}
     few = {**steps, "inner": 2, "step_size": 1.0, "solver": "bosh3", "rtol": 0.1, "atol": 0.1}
+    few["operator"] = {"name": "inpaint", "mask": "top-half"}
     fields = SAMPLERS[name].Config.__dataclass_fields__
     return run.sampler(name, {key: value for key, value in few.items() if key in fields})
 
 
+def given(run: Run, name: str, n: int) -> dict[str, Tensor]:
+    """Labels, and what the sampler takes besides: an image, of which the upper half stays, or what was measured of one."""
+    cond, takes = labels_for(run, range(n), None), SAMPLERS[name].takes
+    image = Rng.rows(range(n)).at("image").normal((n, *run.spec.x.shape)).clamp(-1, 1)
+    keep = half("top-half", *image.shape[2:]).expand(image.shape) if takes else None
+    made = {"known": image, "keep": keep, "measured": image * keep if takes else None}
+    return cond | {key: made[key] for key in takes}
+
+
 def drawn(run: Run, name: str, n: int, **kwargs: Any) -> Tensor:
-    seeds = range(n)
-    return samples(run, Request(seeds, labels_for(run, seeds, None), sampler_of(run, name), **kwargs))
+    return samples(run, Request(range(n), given(run, name, n), sampler_of(run, name), **kwargs))
 
 
 def apart(some: Tensor, others: Tensor) -> float:
@@ -132,8 +142,8 @@ def test_exact_means_that_the_network_always_sees_batches_of_one_size(n: int, mo
 @pytest.mark.parametrize(("name", "model"), PAIRS)
 def test_the_frames_are_numbered_and_the_last_is_the_sample(name: str, model: str) -> None:
     run = run_of(model)
-    sampler, cond = sampler_of(run, name), labels_for(run, range(2), None)
-    guidance = run.guidance if cond else 1.0
+    sampler, cond = sampler_of(run, name), given(run, name, 2)
+    guidance = run.guidance if run.model.spec.cond else 1.0
     for every in (True, False):
         frames = list(run.frames(Rng.rows([0, 1]), cond, sampler, guidance, every=every))
         total = frames[0][0].total

@@ -17,7 +17,7 @@ from gencli.config import merge
 from gencli.core import Autoencoder, Classifier, Rng
 from gencli.data import open_table
 from gencli.errors import GencliError
-from gencli.evaluation.generate import labels_for
+from gencli.evaluation.conditions import conditions_for
 from gencli.training.session import Session, resolve
 
 NAMES = [*recipe.names()]
@@ -70,7 +70,7 @@ def test_the_miniature_trains_saves_loads_and_draws(name: str, tmp_path: Path) -
     assert loaded.step == 2
     samplers = [name for interface, name in bundle.DEFAULT_SAMPLERS if isinstance(loaded.model, interface)]
     if samplers:
-        x = loaded.sample(Rng.rows([0, 1]), labels_for(loaded, [0, 1], None))["x"]
+        x = loaded.sample(Rng.rows([0, 1]), conditions_for(loaded, [0, 1]))["x"]
     elif isinstance(loaded.model, Classifier):
         batch = loaded.encode(session.data.split("test").batch(torch.arange(2)), Rng.rows([0, 1]))
         sigma = None if getattr(loaded.model, "clean_only", False) else torch.tensor(1.0)

@@ -175,7 +175,8 @@ def _bench(values: dict[str, Any], found: runs.Found) -> Bench:
 def _default(bench: Bench, everything: bool) -> list[str]:
     """Samplers whose interface the model offers: the usual ones among them, or all."""
     model = type(bench.run.model)
-    fitting = [name for name in registry.entries("samplers") if registry.load("samplers", name).fits(model)]
+    known = {name: registry.load("samplers", name) for name in registry.entries("samplers")}
+    fitting = [name for name, sampler in known.items() if sampler.fits(model) and not sampler.takes]
     usual = [name for name in DEFAULT if name in fitting]
     return fitting if everything or not usual else usual
 

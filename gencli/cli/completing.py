@@ -37,8 +37,9 @@ FLAGS = [
         "input",
         ("--input",),
         list[str],
-        "complete these, -n times each: image files, folders or zips, or items of the run's own data such as test:0-15; "
-        "the class is that of --class (none = without), else of the item, else none",
+        "complete these with --keep, or paint from these where the model does that, -n times each: image files, folders or "
+        "zips, or items of the run's own data such as test:0-15; of a completion the class is that of --class (none = "
+        "without), else of the item, else none",
         "Completion",
         metavar="IMAGE|FOLDER|test:0-15",
     ),
@@ -85,9 +86,8 @@ FLAGS = [
 
 def check_flags(values: dict[str, Any]) -> None:
     """Refuse flags that mean nothing without others, before anything is loaded."""
-    if ("input" in values) != ("keep" in values):
-        given, absent = ("--input", f"--keep {_HALVES}") if "input" in values else ("--keep", "--input IMAGE")
-        raise GencliError(f"{given} needs {absent.split(' ')[0]}", f"add {absent}")
+    if "keep" in values and "input" not in values:
+        raise GencliError("--keep needs --input", "add --input IMAGE")
     if "fit" in values and "input" not in values:
         raise GencliError(f"--fit {values['fit']} is about --input, which is not given", "leave --fit out")
     if values.get("fit", "crop") not in _FITS:
@@ -123,13 +123,14 @@ class Completing:
 
         if "input" not in values:
             return None
-        it.check_model(run)
+        if "keep" not in values:
+            raise GencliError("--input needs --keep", f"add --keep {_HALVES}")
         it.check_sampler(run, sampler)
         inputs = read_inputs(run, values["input"], values.get("fit"))
         if without_class(values, run):
             inputs = replace(inputs, cond={key: value for key, value in inputs.cond.items() if key != "label"})
         keep = keep_of(values["keep"], *inputs.x.shape[2:])
-        return cls(it.Completion.of(run, inputs, keep, each))
+        return cls(it.Completion.of(run, inputs, keep, each, edits=it.edits(run, sampler)))
 
     def asked(self, run: Run, seeds: list[int], labels: Batch) -> tuple[list[int], Batch]:
         """Seeds and conditions of every image: each input has the same seeds, and the classes asked for by them."""
@@ -158,6 +159,11 @@ class Completing:
     def sheet(self, made: Tensor) -> tuple[Tensor, int]:
         """What the grid shows, and its columns: the original, what is kept, the completions."""
         return self.completion.sheet(made), 2 + self.completion.each
+
+    @property
+    def notes(self) -> list[str]:
+        """What a user must be told, a line each."""
+        return self.completion.notes
 
     @property
     def what(self) -> str:

@@ -98,6 +98,7 @@ def _format(name: str) -> Any:
 def _out(values: dict[str, Any]) -> Any:
     """A run to a file or folder."""
     converter, found = _format(values["to"]), _run(values["name"])
+    from gencli.adapters._base import folded
     from gencli.bundle import Run
 
     name = f"{found.name}{_suffix(values)}{converter.suffix}"
@@ -107,12 +108,12 @@ def _out(values: dict[str, Any]) -> Any:
     _free(target, converter.folder, values["overwrite"])
     verify = values.get("verify", True)
     if "ema" not in values:
-        return converter.export(Run.load(found.path), target, verify)
+        return converter.export(folded(Run.load(found.path)), target, verify)
     from gencli.training.posthoc import make_run
 
     with tempfile.TemporaryDirectory(prefix="gencli-convert-") as scratch:
         path, note = make_run(found.path, values["ema"], Path(scratch), None, _typed())
-        done = converter.export(Run.load(path), target, verify)
+        done = converter.export(folded(Run.load(path)), target, verify)
     return dataclasses.replace(done, notes=[note, *done.notes])
 
 

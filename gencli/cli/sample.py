@@ -14,7 +14,7 @@ import typer.main
 from typer.core import TyperGroup
 
 from gencli import files, registry, runs
-from gencli.cli import completing, console, guiding, walking
+from gencli.cli import completing, console, guiding, painting, restoring, walking
 from gencli.cli.options import Flag, build, chosen_value, flag_of, nested
 from gencli.config import settings
 from gencli.errors import GencliError
@@ -97,7 +97,11 @@ def _command(name: str, args: list[str]) -> Any:
         own = own if registry.public_name(own.get("name", "")) == registry.public_name(chosen) else {}
         what = f"Draw from run {run.name} with the sampler {chosen}"
     picked = {key: value for key, value in own.items() if key not in ("name", "guidance")}
-    rows = settings(registry.load("samplers", chosen).Config, chosen=picked)
+    kind = registry.load("samplers", chosen).Config
+    for row in settings(kind, chosen=picked):
+        if row.part and (part := chosen_value(args, f"--{row.path}")):
+            picked = {**picked, row.path: {"name": part}}
+    rows = settings(kind, chosen=picked)
     flags = [flag_of(row, f"sampler.{row.path}", f"Sampler {chosen}") for row in rows]
     return build(name, what, [*_FIXED, *flags], lambda values: run_command(name, values))
 
@@ -124,6 +128,7 @@ _FIXED = [
     Flag("seeds", ("--seeds",), str, "seeds one by one: 0-63 or 3,5,8", "What"),
     Flag("classes", ("--class",), str, "names or ids, comma-separated, used in turn", "What", shown="all in turn"),
     *completing.FLAGS,
+    *restoring.FLAGS,
     *guiding.FLAGS,
     *walking.FLAGS,
     Flag(
@@ -212,12 +217,12 @@ def run_command(name: str, values: dict[str, Any]) -> None:
     from gencli import device
     from gencli.bundle import Run
     from gencli.core import world
+    from gencli.evaluation.conditions import conditions_for
     from gencli.evaluation.generate import (
         Request,
         cost,
         divided,
         generate,
-        labels_for,
         receipt,
         resolved,
         spent,
@@ -249,10 +254,10 @@ def run_command(name: str, values: dict[str, Any]) -> None:
     guidance = guiding.guidance_of(values, run)
     named = None if completing.without_class(values, run) else values.get("classes")
     classes = parse_classes(named, run, guidance)
-    completion = completing.Completing.of(values, run, sampler, len(seeds))
+    completion = _given(values, run, sampler, len(seeds))
     rejection = completing.Rejecting.of(values, run, seeds, guidance)
     seeds = rejection.seeds if rejection else seeds
-    cond = labels_for(run, seeds, classes, guidance) if classes or not completion else {}
+    cond = {} if completion and not classes else conditions_for(run, seeds, classes, guidance)
     if completion:
         seeds, cond = completion.asked(run, seeds, cond)
     micro = values.get("batch", 64)
@@ -273,7 +278,7 @@ def run_command(name: str, values: dict[str, Any]) -> None:
     guided += f" · {completion.what}" if completion else ""
     what = f"sampler {sampler.public_name()} · checkpoint {run.name} · {each} steps{guided}"
     console.say(f"{what} · {len(seeds)} images · {calls} network evaluations")
-    for note in completion.completion.notes if completion else []:
+    for note in completion.notes if completion else []:
         console.say(f"note: {note}")
     began = time.perf_counter()
     done = []
@@ -312,6 +317,12 @@ def run_command(name: str, values: dict[str, Any]) -> None:
     console.say(f"{len(seeds)} images in {console.clock(seconds)}")
     console.result(folder)
     console.following(f"gencli report {run.name}" if completion else f"gencli eval fid -c {run.name}")
+
+
+def _given(values: dict[str, Any], run: Any, sampler: Any, each: int) -> Any:
+    """What is done with `--input`: restore, paint or edit, or complete it; None without."""
+    kinds = (restoring.Restoring, painting.Painting, completing.Completing)
+    return next((made for kind in kinds if (made := kind.of(values, run, sampler, each))), None)
 
 
 def _folder(values: dict[str, Any], run: str, name: str) -> Path:

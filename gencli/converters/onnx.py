@@ -167,7 +167,7 @@ def _conditions(model: Model, n: int) -> dict[str, Tensor]:
 
 def _example(field: Field, n: int, key: str) -> Tensor:
     rng, shape = Rng.rows(range(n)).at(key), (n, *field.shape)
-    return rng.integers(shape, field.vocab) if field.vocab else rng.normal(shape)
+    return rng.integers(shape, field.vocab) if field.vocab and field.range is None else rng.normal(shape)
 
 
 @contextlib.contextmanager

@@ -52,7 +52,7 @@ class Kept:
     def path(self, chunk: int) -> Path:
         """Where the features of a micro-batch are kept."""
         part = slice(self.starts[chunk], self.starts[chunk] + self.request.micro)
-        cond = {key: value[part].tolist() for key, value in sorted(self.request.cond.items())}
+        cond = {key: _told(value[part]) for key, value in sorted(self.request.cond.items())}
         return self.folder / f"{_digest([list(self.request.seeds[part]), cond])}.npy"
 
     def missing(self) -> list[int]:
@@ -71,6 +71,11 @@ class Kept:
         used(self.folder)
         make_room(self.folder)
         return [read_kept(self.path(chunk)) for chunk in range(len(self.starts))]
+
+
+def _told(rows: torch.Tensor) -> Any:
+    """Conditions of a micro-batch: labels as they are, of images a digest."""
+    return rows.tolist() if rows.ndim == 1 else hashlib.sha256(rows.contiguous().numpy().tobytes()).hexdigest()
 
 
 def part_of(request: Request, chunks: list[int]) -> Request:

@@ -87,13 +87,15 @@ class Completion:
     kept_first: bool
 
     @classmethod
-    def of(cls, run: Run, inputs: Inputs, keep: Keep, each: int) -> Completion:
-        """In a run's model space; nothing of what is hidden enters.
+    def of(cls, run: Run, inputs: Inputs, keep: Keep, each: int, edits: bool = False) -> Completion:
+        """In a run's model space; nothing of what is hidden enters, unless it `edits`: the sampler begins with all of it, or
+        the model itself leaves out what is hidden.
 
         Raises:
-            GencliError: the run has no tokens, or no token is kept.
+            GencliError: the run has no tokens and the sampler needs them, or no token is kept.
         """
-        check_model(run)
+        if not edits:
+            check_model(run)
         shape = run.spec.x.shape
         kept = cells(keep.mask, shape)
         if not kept.any():
@@ -102,12 +104,13 @@ class Completion:
                 f"--keep {keep.name} keeps no whole code of run {run.name}, each of {wide}×{high} pixels",
                 "keep more, or complete with a model of pixels",
             )
-        shown = visible(inputs.x, keep.mask)
+        shown = inputs.x if edits else visible(inputs.x, keep.mask)
         encoded = run.encode({"x": shown, **inputs.cond}, Rng.rows([0] * len(inputs)))
         masks = {key: cells(keep.mask, run.spec.cond[key].shape) for key in _drawn(run)}
         above = {key: (_only(encoded[key], mask), mask) for key, mask in masks.items()}
         first = _kept_first(run, kept)
-        return cls(inputs, keep, _only(encoded["x"], kept), kept, above, each, first)
+        known = encoded["x"].cpu() if edits else _only(encoded["x"], kept)
+        return cls(inputs, keep, known, kept, above, each, first)
 
     @property
     def count(self) -> int:
@@ -190,7 +193,7 @@ def check_model(run: Run) -> None:
     if not isinstance(run.model, INTERFACES):
         raise GencliError(
             f"run {run.name} cannot complete images: {run.model.public_name()} has no tokens to keep",
-            f"models that have: {', '.join(capable())}",
+            f"edit it by --sampler repaint or sdedit if it is a diffusion model; models that have: {', '.join(capable())}",
         )
     for key, source in _drawn(run).items():
         if not isinstance(source.model, INTERFACES) or source.spec.x != run.spec.cond[key]:
@@ -220,8 +223,16 @@ def _kept_first(run: Run, kept: Tensor) -> bool:
     return not bool(along[int((~along).long().argmax()) :].any())
 
 
+def edits(run: Run, sampler: Sampler) -> bool:
+    """Whether sampler or model is given the whole image, of which parts stay."""
+    return "known" in sampler.takes or bool(getattr(run.model, "completes", False))
+
+
 def check_sampler(run: Run, sampler: Sampler) -> None:
-    """Refuse a sampler of a run's model that keeps no tokens."""
+    """Refuse a sampler of a run's model that keeps nothing, and a model that has no tokens to keep."""
+    if edits(run, sampler):
+        return
+    check_model(run)
     if sampler.interface not in INTERFACES:
         raise GencliError(f"sampler {sampler.public_name()} keeps no tokens", "use next-token or confidence")
 

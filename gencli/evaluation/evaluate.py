@@ -19,7 +19,8 @@ from gencli.core import Likelihood, Rng, broadcast, world
 from gencli.data._base import Data
 from gencli.errors import GencliError
 from gencli.evaluation.cache import Kept, part_of
-from gencli.evaluation.generate import Request, generate, labels_for, receipt, resolved
+from gencli.evaluation.conditions import conditions_for
+from gencli.evaluation.generate import Request, generate, receipt, resolved
 from gencli.evaluation.receipts import halves, of_making, versions
 from gencli.evaluation.references import reference_codecs
 from gencli.evaluation.sources import Samples, words_of
@@ -104,7 +105,7 @@ def foresee(metrics: Sequence[tuple[str, SampleMetric]], real: FeatureSet, n: in
 def request_of(run: Run, plan: Plan) -> Request:
     """The samples that a plan asks of a run: class-balanced, always in exact micro-batches."""
     seeds = range(plan.seed, plan.seed + plan.n)
-    cond = labels_for(run, seeds, None, plan.guidance)
+    cond = conditions_for(run, seeds, None, plan.guidance)
     return resolved(run, Request(seeds, cond, plan.sampler, plan.guidance, min(plan.batch, plan.n), exact=True))
 
 
@@ -139,7 +140,10 @@ def outstanding(run: Run, by: Extractor, request: Request) -> Request | None:
 
 def asked(request: Request) -> dict[str, str]:
     """For receipts: which samples."""
-    return {"seeds": f"{request.seeds[0]}-{request.seeds[-1]}", "labels": "balanced" if request.cond else "none"}
+    return {
+        "seeds": f"{request.seeds[0]}-{request.seeds[-1]}",
+        "labels": "balanced" if "label" in request.cond else "none",
+    }
 
 
 def assist(run: Run, request: Request) -> None:

@@ -28,8 +28,8 @@ from gencli.data._decode import Fit, Picture, decode
 from gencli.data._source import open_source
 from gencli.errors import GencliError
 from gencli.evaluation.sources import as_size, open_part
+from gencli.operators.inpaint import HALVES, half
 
-HALVES = ("top-half", "bottom-half", "left-half", "right-half")
 WHITE = (255, 255, 255)
 _ITEMS = re.compile(r"(train|test):(.*)", re.DOTALL)
 
@@ -89,7 +89,10 @@ def _digest(array: np.ndarray) -> str:
 def keep_of(text: str, height: int, width: int) -> Keep:
     """A half by name, or the white pixels of a picture (from grey level 128 on)."""
     if text in HALVES:
-        return Keep(text, half(text, height, width))
+        mask = half(text, height, width)
+        if not mask.any():
+            raise GencliError(f"--keep {text} keeps nothing of {width}×{height} pixels", "give a mask")
+        return Keep(text, mask)
     path = Path(text).expanduser()
     if not path.is_file():
         raise GencliError(
@@ -111,33 +114,20 @@ def keep_of(text: str, height: int, width: int) -> Keep:
     return Keep(path.name, mask)
 
 
-def half(name: str, height: int, width: int) -> Tensor:
-    """`(H, W)`, true in the half that is named; the middle of an odd side is hidden."""
-    mask = torch.zeros(height, width, dtype=torch.bool)
-    part = {
-        "top-half": mask[: height // 2],
-        "bottom-half": mask[height - height // 2 :],
-        "left-half": mask[:, : width // 2],
-        "right-half": mask[:, width - width // 2 :],
-    }[name]
-    part.fill_(True)
-    if not part.numel():
-        raise GencliError(f"--keep {name} keeps nothing of {width}×{height} pixels", "give a mask")
-    return mask
-
-
 # ------------------------------------------------------------------------------------------------------------------- inputs
 
 
-def read_inputs(run: Run, given: Sequence[str], fit: Fit | None = None) -> Inputs:
+def read_inputs(run: Run, given: Sequence[str], fit: Fit | None = None, key: str = "x") -> Inputs:
     """Images from files, folders and zips, or items of the run's own data set as `test:0-15`.
 
     Args:
         run: whose size and colours they must have.
         given: paths, or items; not both.
         fit: how images of another size are made to fit; None = refused.
+        key: which images of the run's data they are: x, or a condition.
     """
-    kind, shape = run.data_spec.x.kind, run.data_spec.x.shape
+    field = run.data_spec.x if key == "x" else run.data_spec.cond[key]
+    kind, shape = field.kind, field.shape
     if kind != "image":
         raise GencliError(f"run {run.name} models {kind}, which have no halves", "complete images")
     items = [match for text in given if (match := _ITEMS.fullmatch(text))]
@@ -146,7 +136,7 @@ def read_inputs(run: Run, given: Sequence[str], fit: Fit | None = None) -> Input
     if len(items) < len(given):
         other = next(text for text in given if not _ITEMS.fullmatch(text))
         raise GencliError(f"--input {items[0][0]} has a class of its own, {other} has none", "give one sort at a time")
-    return _from_data(run, [(match[1], _numbers(match[2], match[0])) for match in items])
+    return _from_data(run, [(match[1], _numbers(match[2], match[0])) for match in items], key)
 
 
 def _numbers(text: str, whole: str) -> list[int]:
@@ -159,7 +149,7 @@ def _numbers(text: str, whole: str) -> list[int]:
     return made
 
 
-def _from_data(run: Run, parts: Sequence[tuple[str, list[int]]]) -> Inputs:
+def _from_data(run: Run, parts: Sequence[tuple[str, list[int]]], which: str) -> Inputs:
     data = open_table(run.config["recipe"]["data"])
     held: list[Batch] = []
     for name, numbers in parts:
@@ -171,10 +161,12 @@ def _from_data(run: Run, parts: Sequence[tuple[str, list[int]]]) -> Inputs:
             )
         held.append(split.batch(torch.tensor(numbers)))
     names = tuple(f"{name}:{i}" for name, numbers in parts for i in numbers)
-    taken = [key for key in run.model.spec.cond if all(key in batch for batch in held)]
+    taken = [key for key in run.model.spec.cond if key != which and all(key in batch for batch in held)]
     changed = data.hash != run.config["data"].get("hash")
     notes = (f"data set '{data.name}' has changed since the training: it may have seen these items",) * changed
-    return Inputs(torch.cat([b["x"] for b in held]), names, {k: torch.cat([b[k] for b in held]) for k in taken}, notes)
+    return Inputs(
+        torch.cat([b[which] for b in held]), names, {k: torch.cat([b[k] for b in held]) for k in taken}, notes
+    )
 
 
 def _from_files(paths: Sequence[Path], shape: Sequence[int], fit: Fit | None) -> Inputs:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from gencli.bundle import DEFAULT_SAMPLERS, Run
 from gencli.core import Autoencoder, Classifier, Items, Model, Rng
+from gencli.evaluation.conditions import conditions_for, encoded, pictures, raw_pictures
 from gencli.evaluation.generate import Request, labels_for, samples
 
 COUNT = 16
@@ -16,12 +18,15 @@ STEPS = 20
 
 
 def preview(run: Run, items: Items, seeds: Sequence[int] = range(COUNT)) -> Tensor | None:
-    """`(16, …)` in data space; for an autoencoder eight items, each followed by its reconstruction;
-    for a classifier items in the order of the classes it takes them for; None if neither."""
+    """`(16, …)` in data space; where images are painted from images eight of those, each followed by what was painted;
+    for an autoencoder eight items, each followed by its reconstruction; for a classifier items in the order of the classes
+    it takes them for; None if neither."""
     if any(isinstance(run.model, interface) for interface, _ in DEFAULT_SAMPLERS):
         name = run.config["recipe"].get("sample", {}).get("name") or run.default_sampler()
         sampler = run.sampler(name, quick(run.model, name))
-        return samples(run, Request(seeds, labels_for(run, seeds, None), sampler))
+        if pictures(run):
+            return painted(run, items, seeds[: COUNT // 2], sampler)
+        return samples(run, Request(seeds, conditions_for(run, seeds), sampler))
     if isinstance(run.model, Autoencoder):
         return reconstructions(run, items, COUNT // 2)
     if isinstance(run.model, Classifier):
@@ -36,6 +41,20 @@ def quick(model: Model, name: str) -> dict[str, int]:
     fields = getattr(registry.load("samplers", name).Config, "__dataclass_fields__", {})
     table = getattr(model, "levels", None)
     return {"steps": STEPS} if "steps" in fields and (table is None or len(table) >= STEPS) else {}
+
+
+def painted(run: Run, items: Items, seeds: Sequence[int], sampler: Any) -> Tensor:
+    """Images to paint from and what is made of them, interleaved."""
+    raw = raw_pictures(run, seeds, items)
+    made = samples(run, Request(seeds, {**labels_for(run, seeds, None), **encoded(run, raw)}, sampler))
+    return beside(next(iter(raw.values())), made)
+
+
+def beside(given: Tensor, made: Tensor) -> Tensor:
+    """`(N, C, H, W)` and as many or a multiple of them, interleaved, in colours if either has any."""
+    channels = max(given.shape[1], made.shape[1])
+    rows = made.expand(-1, channels, -1, -1).unflatten(0, (len(given), -1))
+    return torch.cat([given.expand(-1, channels, -1, -1)[:, None], rows], 1).flatten(0, 1)
 
 
 @torch.no_grad()

@@ -16,6 +16,7 @@ from gencli.report.album import ROOM, Album, strip
 from gencli.report.folder import Draw, Folder, read
 from gencli.report.frame import Page, Section
 from gencli.report.markup import Markup, code, element, facts, folded, joined
+from gencli.training import adversarial
 from gencli.training.latents import FILE as LATENTS
 from gencli.training.latents import read as read_latents
 
@@ -215,7 +216,7 @@ def _training(run: Folder, album: Album) -> Section:
     made: list[Markup] = []
     if run.progress and any(draw.picture("grid.png") for draw in run.draws):  # else they are the samples
         made += [element("h3", "What training drew, step by step"), *_progress(run, album)]
-    made += curves(run.metrics)
+    made += curves([*run.metrics, *_made_in_training(run.path)])
     if carried := latents.over_training(read_latents(run.path / LATENTS)):
         picture = album.drawn(carried[0], "latents over training", carried[1])
         words = element("figcaption", carried[1])
@@ -223,6 +224,15 @@ def _training(run: Folder, album: Album) -> Section:
     if not made:
         made = [element("p", "The run has no log of its training.", class_="note")]
     return Section("training", "Training", joined(made))
+
+
+def _made_in_training(path: Path) -> list[dict[str, Any]]:
+    """What was found of samples at every save, where a generator was trained against a critic."""
+    keys = ("diversity", "modes", "good", "entropy")
+    return [
+        {"step": row["step"], **{f"samples/{key}": row[key] for key in keys if key in row}}
+        for row in adversarial.read(path / adversarial.FILE)
+    ]
 
 
 def _progress(run: Folder, album: Album) -> list[Markup]:

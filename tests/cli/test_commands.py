@@ -417,3 +417,38 @@ def test_a_training_reference_is_warned_about(shell: Shell, runs: Path) -> None:
     args = ["eval", "fid", "--features", "pixels", "-n", "30", "--steps", "1", "-c", "ddpm-digits"]
     assert "training split" in shell.fine(*args, "--split", "train").err
     assert "training split" not in shell.fine(*args).err
+
+
+# ----------------------------------------------------------------------------------------------------------------- beginning
+
+
+def test_a_run_begins_from_another_with_its_settings_data_and_codec(shell: Shell, runs: Path) -> None:
+    wide = Path(shell.fine("train", "ddpm", "--smoke", "--net.width", "16", "--name", "wide", "-q").out.strip())
+    done = shell.fine("train", "ddpm", "--from", "wide", "--steps", "2", "--name", "tuned")
+    assert "begun from wide: " in done.err
+    config = json.loads(Path(done.out.strip(), "config.json").read_text())
+    theirs = json.loads((wide / "config.json").read_text())
+    assert (
+        config["recipe"]["model"] == theirs["recipe"]["model"] and config["recipe"]["data"] == theirs["recipe"]["data"]
+    )
+    assert config["from"]["run"] == "wide" and config["recipe"]["train"]["steps"] == 2
+    prior = Path(
+        shell.fine("train", "gated-pixelcnn", "--from", "gated-pixelcnn-digits", "--steps", "1", "-q").out.strip()
+    )
+    assert (prior / "codec" / "config.json").is_file()
+    shell("train", "edm", "--from", "wide").fails(
+        "run wide is of model ddpm, not of edm", "gencli train ddpm --from wide"
+    )
+    shell("train", "ddpm", "--from", "wide", "--resume", "tuned").fails("--from begins a new run")
+    shell("train", "ddpm", "--from", "none-such").fails("no run 'none-such'")
+
+
+def test_an_adapter_is_trained_beside_a_run(shell: Shell, runs: Path) -> None:
+    args = ["--from", "ddpm-digits", "--adapter", "lora", "--adapter.rank", "2", "--steps", "2", "--name", "thin", "-q"]
+    thin = Path(shell.fine("train", "ddpm", *args).out.strip())
+    config = json.loads((thin / "config.json").read_text())
+    assert config["recipe"]["adapters"] == [{"name": "lora", "rank": 2, "scale": 1.0, "layers": ""}]
+    shell.fine("sample", "thin", "-n", "1", "--steps", "2")
+    shell("train", "ddpm", "--adapter", "lora").fails("--adapter lora leaves the weights as they are", "--from RUN")
+    shell("train", "ddpm", "--from", "thin", "--adapter", "lora").fails("has the adapter lora already")
+    shell.fine("train", "ddpm", "--from", "thin", "--steps", "1", "-q")

@@ -4,7 +4,7 @@ import json
 
 import pytest
 from shell import copied, empty
-from tiny import table, trained
+from tiny import smoke, table, trained
 
 
 @pytest.fixture(scope="module")
@@ -12,6 +12,8 @@ def place(tmp_path_factory):
     folder = tmp_path_factory.mktemp("walking")
     trained(folder / "checkpoints", table("vae", steps=4, save_every=2, lr=0.01))
     trained(folder / "checkpoints", table("pixelcnn", steps=1))
+    trained(folder / "checkpoints", table("realnvp", steps=1))
+    trained(folder / "checkpoints", smoke("maf-toy2d"))
     return folder
 
 
@@ -60,3 +62,16 @@ def test_what_does_not_go_is_one_line(there, args, words):
 
 def test_a_model_without_a_latent_is_refused(there):
     there("sample", "pixelcnn-digits", "--latents").fails("pixelcnn-digits", "no latent to walk in")
+
+
+def test_a_flow_shows_its_levels_and_its_density(there, tmp_path):
+    there.fine("sample", "realnvp-digits", "--resample", "test:3", "-n", "3")
+    folder = tmp_path / "samples" / "realnvp-digits" / "resample-test-3"
+    assert (folder / "resampled.png").is_file() and (folder / "01-02.png").is_file()
+    made = there.fine("sample", "maf-toy2d", "--density", "-n", "50")
+    folder = tmp_path / "samples" / "maf-toy2d" / "density"
+    told = json.loads((folder / "samples.json").read_text())["density"]
+    assert (folder / "density.png").is_file() and (folder / "points.csv").is_file()
+    assert f"density: {told['integral']:.5f} over [" in made.err and 0.9 < told["integral"] < 1.1
+    there("sample", "realnvp-digits", "--density").fails("run realnvp-digits makes image")
+    there("sample", "vae-digits", "--resample", "3").fails("--resample", "one level")

@@ -9,7 +9,7 @@ from tiny import table, trained
 from gencli.bundle import Run
 from gencli.core import Rng
 from gencli.errors import GencliError
-from gencli.evaluation.walks import around, between, ends, straight, traverse
+from gencli.evaluation.walks import around, between, ends, resampled, straight, traverse
 from gencli.report.latents import of_items, over_training, picture
 from gencli.training.latents import carried
 
@@ -108,3 +108,42 @@ def test_models_without_a_latent_or_without_an_encoder_are_refused(tmp_path):
     made = Run.load(trained(tmp_path, table("ddpm", steps=1)))
     with pytest.raises(GencliError, match="no latent to walk in"):
         ends(made, "0,1", 2, "--between")
+
+
+@pytest.fixture(scope="module")
+def flow(tmp_path_factory):
+    over = {"model": {"scales": 3, "norm": "none"}, "data": {"image_size": 8}}
+    run = Run.load(trained(tmp_path_factory.mktemp("flow"), table("realnvp", over, steps=8, save_every=8, lr=0.02)))
+    return run
+
+
+def test_a_walk_of_a_flow_ends_in_the_images_themselves_and_in_cooled_samples(flow):
+    from gencli.data import open_table
+
+    raw = open_table(flow.config["recipe"]["data"]).split("test").batch(torch.tensor([2, 9]))["x"]
+    x = between(flow, ends(flow, "test:2,9", 2, "--between"), 3)
+    assert torch.equal(x[0, [0, -1]], raw) and torch.equal(x[1, [0, -1]], raw) and not torch.equal(x[0, 1], x[1, 1])
+    made = flow.sample(Rng.rows([3, 7]), sampler=flow.sampler("prior", {"temperature": 0.6}))["x"]
+    cooled = between(flow, ends(flow, "3,7", 2, "--between", temperature=0.6), 2)
+    assert torch.equal(cooled[0], made) and not torch.equal(
+        between(flow, ends(flow, "3,7", 2, "--between"), 2)[0], made
+    )
+
+
+def test_levels_of_a_flows_latent_are_drawn_anew_the_finest_first(flow):
+    level = flow.model.levels_of_latent()
+    assert level.shape == (1, 8, 8) and torch.bincount(level.flatten()).tolist() == [32, 16, 16]
+    one = ends(flow, "test:2", 1, "--resample")
+    x = resampled(flow, one, 4)
+    assert x.shape == (3, 4, 1, 8, 8)
+    assert all(torch.equal(row[0], x[0, 0]) for row in x), "each row begins with the whole"
+    new = flow.model.prior(3, Rng.rows(range(3)).at("resample"))
+    for k, row in enumerate(x):
+        expected = flow.decode({"x": flow.model.decode(torch.where(level <= k, new, one.z))})["x"]
+        assert torch.equal(row[1:], expected)
+    assert not torch.equal(x[0, 1], x[2, 1])
+
+
+def test_a_latent_of_one_level_is_not_resampled(run):
+    with pytest.raises(GencliError, match="--resample draws levels anew, the latent of run vae-digits has one level"):
+        resampled(run, ends(run, "3", 1, "--resample"), 3)

@@ -6,7 +6,9 @@ import pytest
 import torch
 from autoregressive_laws import GRIDS, LABEL, largest_gap, later_tokens_change_nothing, lively
 
-from gencli.core import Field, NextToken, Rng, Turn
+from gencli import recipe
+from gencli.config import choose
+from gencli.core import Field, NextToken, Rng, Spec, Turn
 from gencli.errors import GencliError
 from gencli.models.autoregressive.gpt import GPT
 
@@ -22,6 +24,14 @@ def tiny(field=CODES, cond=LABEL, net=NET, **settings):
 
 def turn(n, **rows):
     return Turn("main", 0, 1, Rng.batch(0, total=n, **rows))
+
+
+def test_the_parameters_are_those_of_the_released_code():
+    """Less the places of the 256 codes that condition it there, a table of coordinates; and with our vector for the start."""
+    table = recipe.load("gpt-faceshq256")
+    with torch.device("meta"):
+        model = choose("models", table["model"]).build(Spec(Field("codes", (16, 16), vocab=1024)))
+    assert sum(p.numel() for p in model.parameters()) == 304_932_864 - 256 * 1024 + 1024
 
 
 def items(field, n=6):

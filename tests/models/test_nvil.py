@@ -65,9 +65,11 @@ def reinforce(model, x, rng):
     return -(log_p.sum(0) + signal * log_q.sum(0)).mean()
 
 
-@pytest.mark.parametrize("units", [(8,), (5, 3)])
-def test_the_mean_of_100000_estimates_is_the_enumerated_gradient_with_less_variance_than_reinforce(units):
-    model = tiny(units)
+@pytest.mark.parametrize(("units", "autoregressive"), [((8,), False), ((5, 3), False), ((8,), True)])
+def test_the_mean_of_100000_estimates_is_the_enumerated_gradient_with_less_variance_than_reinforce(
+    units, autoregressive
+):
+    model = tiny(units, autoregressive=autoregressive)
     log_p, log_q, _ = enumerated(model)
     exact = -gradient(model, (log_q.exp() * (log_p - log_q)).sum())
     n, batches = 1000, 100
@@ -129,8 +131,9 @@ def test_mean_and_variance_run_over_whole_batches_however_they_are_cut():
         torch.testing.assert_close(model.signal.variance, 0.8 * torch.tensor([2.0, 5.0]).double() + 0.2 * variance)
 
 
-def test_bounds_are_below_the_enumerated_log_p_and_close_with_draws():
-    model = tiny()
+@pytest.mark.parametrize("autoregressive", [False, True])
+def test_bounds_are_below_the_enumerated_log_p_and_close_with_draws(autoregressive):
+    model = tiny(autoregressive=autoregressive)
     log_p, log_q, _ = enumerated(model)
     exact, elbo = (float(value.detach()) for value in (log_p.logsumexp(0), (log_q.exp() * (log_p - log_q)).sum()))
     assert isinstance(model, Likelihood) and model.estimate(1) == "ELBO" and model.estimate(8) == "IWAE-8"
@@ -145,11 +148,16 @@ def test_bounds_are_below_the_enumerated_log_p_and_close_with_draws():
     assert abs(float(total.detach())) < 1e-10, "probabilities of all x add up to one"
 
 
-def test_samples_come_from_the_top_down_and_codes_go_back():
-    model = tiny().eval()
+@pytest.mark.parametrize("autoregressive", [False, True])
+def test_samples_come_from_the_top_down_and_codes_go_back(autoregressive):
+    model = tiny(autoregressive=autoregressive).eval()
     assert isinstance(model, LatentVariable) and isinstance(model, Autoencoder)
     _, _, hidden = enumerated(model)
-    above = log_bernoulli(model.top.expand_as(hidden[1]), hidden[1])
+    logits = model.top.expand_as(hidden[1]).clone()
+    for later, before in itertools.product(range(3), repeat=2):
+        if autoregressive and before < later:
+            logits[:, later] += model.top_before[later, before] * hidden[1][:, before]
+    above = log_bernoulli(logits, hidden[1])
     with torch.no_grad():
         p = (above + log_bernoulli(model.down[0](hidden[1]), hidden[0])).exp()
         n = 40_000
@@ -169,7 +177,7 @@ def test_digits_are_learnt_beyond_their_pixels_means_as_they_are_not_without_bas
     made = {}
     for name, settings in {"nvil": {"baseline": 30}, "none": {"baseline": 0, "decay": 0.9999}}.items():
         over = {
-            "model": {"units": [24, 8], **settings},
+            "model": {"units": [24, 8], **settings, "encoder": {"layers": 0}, "decoder": {"layers": 0}},
             "train": {"steps": 300, "batch_size": 64, "lr": 1e-2, "ema": 0},
         }
         one = trainer(merge({**smoke("nvil"), "codecs": codecs}, over))

@@ -9,6 +9,7 @@ from linear_gaussian import AFFINE, POINTS, pca, perturbed
 
 from gencli.core import Field, Rng, Spec, Turn
 from gencli.errors import GencliError
+from gencli.models._conditions import told
 from gencli.models.vae._decoders import Logistic, Mixed
 from gencli.models.vae.vae import VAE
 from gencli.nn.gaussian import standard_normal
@@ -178,7 +179,7 @@ def test_classes_that_cannot_be_told_are_refused():
         tiny(POINTS, likelihood="gaussian", classes=True)
     deaf = SimpleNamespace(name="deaf", build=lambda x, out, cond: torch.nn.Linear(x.size, out.size))
     with pytest.raises(GencliError, match="network deaf takes no class label"):
-        tiny(classes=True).told(deaf, IMAGES.x, IMAGES.x)
+        told(deaf, IMAGES.x, IMAGES.x, IMAGES.cond)
     with pytest.raises(GencliError, match="vae was trained with the condition 'label', which was not given"):
         tiny(classes=True).encode(grid_images(2))
 
