@@ -6,6 +6,7 @@ any level, and each model meets its recipe's own sampler and `ddim`; all other s
 
 from __future__ import annotations
 
+import itertools
 from functools import cache
 from typing import Any
 
@@ -18,7 +19,8 @@ from gencli import registry
 from gencli.bundle import Run
 from gencli.core import Denoiser, LatentVariable, Rng
 from gencli.errors import GencliError
-from gencli.evaluation.generate import Request, labels_for, samples
+from gencli.evaluation.conditions import conditions_for
+from gencli.evaluation.generate import Request, samples
 from gencli.operators.inpaint import half
 
 SAMPLERS = {name: registry.load("samplers", name) for name in registry.entries("samplers")}
@@ -70,8 +72,8 @@ def sampler_of(run: Run, name: str) -> Any:
 
 
 def given(run: Run, name: str, n: int) -> dict[str, Tensor]:
-    """Labels, and what the sampler takes besides: an image, of which the upper half stays, or what was measured of one."""
-    cond, takes = labels_for(run, range(n), None), SAMPLERS[name].takes
+    """Conditions, and what the sampler takes besides: an image, of which the upper half stays, or what was measured of one."""
+    cond, takes = conditions_for(run, range(n)), SAMPLERS[name].takes
     image = Rng.rows(range(n)).at("image").normal((n, *run.spec.x.shape)).clamp(-1, 1)
     keep = half("top-half", *image.shape[2:]).expand(image.shape) if takes else None
     made = {"known": image, "keep": keep, "measured": image * keep if takes else None}
@@ -152,7 +154,11 @@ def test_the_frames_are_numbered_and_the_last_is_the_sample(name: str, model: st
         if every and "noisy" in frames[0][0].info:
             assert all(frame.info["noisy"].shape == picture.shape for frame, picture in frames)
             assert torch.equal(frames[-1][0].info["noisy"], frames[-1][1]), "at the end nothing is left of the noise"
-    assert sampler.evaluations(run.model, run.spec) >= total
+    levels = [float(frame.info["sigma"]) for frame, _ in frames if "sigma" in frame.info]
+    rises = sum(
+        after > before for before, after in itertools.pairwise(levels)
+    )  # back towards noise: the network is not asked
+    assert sampler.evaluations(run.model, run.spec) + rises >= total
 
 
 @pytest.mark.parametrize(("name", "model"), PAIRS)

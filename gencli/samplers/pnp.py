@@ -36,9 +36,9 @@ SURE = 1e-3
 
 
 def falling(high: float, low: float, steps: int) -> Tensor:
-    """`steps` levels from `high` to `low`, evenly in their logarithm, and the last again, as the end of a list of levels."""
+    """`steps` levels from `high` to `low`, evenly in their logarithm, and 0, as the end of a list of levels."""
     made = torch.linspace(math.log(high), math.log(low), steps, dtype=torch.float64).exp()
-    return torch.cat([made, made[-1:]])
+    return torch.cat([made, made.new_zeros(1)])
 
 
 class Pnp(Restorer):
