@@ -40,7 +40,7 @@ BEFORE = {"gated-pixelcnn": "pixelcnn", "pixelcnnpp": "gated-pixelcnn"}
 DIGITS = ("--image-size", "8", "--unconditional")
 EQUAL = ("--steps", "800", "--batch-size", "64")
 FASHION = ("--data", "fashion-mnist", "--unconditional")
-FEW = ("--steps", "1000", "--batch-size", "16")
+FEW = ("--steps", "500", "--batch-size", "16")
 ROWS: dict[str, dict[str, tuple[str, ...]]] = {
     "digits": {
         "made": ("made", *DIGITS),

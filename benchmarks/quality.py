@@ -249,7 +249,8 @@ BITS_COLUMNS = ("steps", "parameters", "minutes", "bits", "error", "kind", "apar
 PIXELS = (
     "Bits per dimension without classes, by `python -m benchmarks.pixels`, which says how. `apart` is the mean difference, "
     "image by image, of Gated PixelCNN to PixelCNN and of PixelCNN++ to Gated PixelCNN after as many epochs; `falling` what "
-    "the loss still lost of itself in the last tenth (above 0.01 the row is undertrained). "
+    "the loss still lost of itself in the last tenth (above 0.01 the row is undertrained). Minutes are of one thread of a "
+    "machine that did other things too. "
 )
 FLOWS = (
     "Normalising flows by their laptop recipes, by `python -m benchmarks.flows`, which says how. Of dequantised images, the "
