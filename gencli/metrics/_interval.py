@@ -16,8 +16,8 @@ Two halves of the sets are independent draws of half the size, so with T_A and T
 if the variance falls as 1/N, which it does where the statistic itself hardly depends on N. Shares get Wilson's interval with
 as many independent items as have that variance, and at most as many as there are: it has a width at 0 and 1 too.
 
-Over 200 to 400 draws of Gaussians both cover 92 to 98 % (`tests/metrics/test_interval.py`). Two cases are known where halves cover
-less, 90 to 92 %: a recall that is almost 1, and many more real than made items.
+Over 200 to 400 draws of Gaussians both cover 92 to 98 % (`tests/metrics/test_interval.py`). Two cases are known where halves
+cover less, 90 to 92 %: a recall that is almost 1, and many more real than made items.
 """
 
 from __future__ import annotations
