@@ -27,6 +27,7 @@ from gencli.core import Batch, Rng
 from gencli.evaluation.inputs import Inputs
 from gencli.metrics.reconstruction import psnr, ssim
 from gencli.operators._base import LinearOperator, Operator
+from gencli.samplers._restoring import SURE
 
 if TYPE_CHECKING:
     from gencli.samplers._restoring import Restorer
@@ -93,14 +94,14 @@ class Restoration:
 
     @property
     def _weight(self) -> float:
-        return max(self.noise, 1e-3) ** 2 / WHITE**2
+        return max(self.noise, SURE) ** 2 / WHITE**2
 
     def residual(self, run: Run, made: Tensor) -> float:
         """How well images `(M each, C, H, W)` explain what was measured; 1 for the truth."""
         x = run.encode({"x": made, **self.inputs.cond}, Rng.rows([0] * len(made)))["x"].cpu().double()
         left = self.operator.measure(x) - self.y.repeat_interleave(self.each, 0)
         measured = self._numbers()
-        return float((left.flatten(1).norm(dim=1) / (max(self.noise, 1e-3) * math.sqrt(measured))).mean())
+        return float((left.flatten(1).norm(dim=1) / (max(self.noise, SURE) * math.sqrt(measured))).mean())
 
     def _numbers(self) -> int:
         if isinstance(self.operator, LinearOperator):

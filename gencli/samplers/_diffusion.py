@@ -19,6 +19,9 @@ from gencli.guidance._compose import composed
 from gencli.samplers._base import Frame, Sampler
 from gencli.samplers._levels import NoiseSchedule, scheduled
 
+After = Callable[[Tensor, Tensor, Rng], Tensor]
+"""x after a step, the level that it is at, and the step's randomness, to another x."""
+
 Memory = dict[str, Any]
 """What outlives a step; `x0` is shown to the user, `spread` is the learned variance of the last call, in [0, 1]."""
 
@@ -68,11 +71,15 @@ class DiffusionSampler(Sampler):
         dtype = torch.float32 if model.device.type == "mps" else torch.float64
         noise = rng.at("start").normal((n, *spec.x.shape)).to(model.device, dtype)
         x = self.begin(model, noise, levels[0], memory)
-        yield from self.run(denoise, x, levels.to(model.device, dtype), rng, memory=memory)
+        yield from self.run(denoise, x, levels.to(model.device, dtype), rng, self.after(memory), memory=memory)
 
     def recalled(self, model: Any, spec: Spec, n: int, cond: Batch) -> Memory:
         """What the steps know besides x, before the first; samplers that are given more than conditions take it here."""
         return {}
+
+    def after(self, memory: Memory) -> After | None:
+        """What replaces parts of x after each step; None for nothing."""
+        return None
 
     def begin(self, model: Any, noise: Tensor, level: Tensor, memory: Memory) -> Tensor:
         """x at the first level, from standard normal noise."""
@@ -96,7 +103,7 @@ class DiffusionSampler(Sampler):
         x: Tensor,
         levels: Tensor,
         rng: Rng,
-        after: Callable[[Tensor, Tensor, Rng], Tensor] | None = None,
+        after: After | None = None,
         rise: str = "renoise",
         memory: Memory | None = None,
     ) -> Iterator[Frame]:

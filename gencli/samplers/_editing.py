@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
 from typing import Any, ClassVar
 
 from torch import Tensor
 
 from gencli.core import Batch, Rng, Spec
 from gencli.errors import GencliError
-from gencli.guidance._base import Denoise
-from gencli.samplers._base import Frame
-from gencli.samplers._diffusion import Memory
+from gencli.samplers._diffusion import After, Memory
 from gencli.samplers.ancestral import Ancestral
 
 
@@ -26,21 +23,11 @@ class Editor(Ancestral):
         memory: Memory = {"known": cond["known"].to(model.device)}
         return {**memory, "keep": cond["keep"].to(model.device)} if "keep" in cond else memory
 
-    def run(
-        self,
-        denoise: Denoise,
-        x: Tensor,
-        levels: Tensor,
-        rng: Rng,
-        after: Callable[[Tensor, Tensor, Rng], Tensor] | None = None,
-        rise: str = "renoise",
-        memory: Memory | None = None,
-    ) -> Iterator[Frame]:
-        memory = {} if memory is None else memory
-        yield from super().run(denoise, x, levels, rng, replaced(memory) if "keep" in memory else after, rise, memory)
+    def after(self, memory: Memory) -> After | None:
+        return replaced(memory) if "keep" in memory else None
 
 
-def replaced(memory: Memory) -> Callable[[Tensor, Tensor, Rng], Tensor]:
+def replaced(memory: Memory) -> After:
     """What is kept, as it looks at a level: the guide and noise of that level."""
 
     def after(x: Tensor, level: Tensor, rng: Rng) -> Tensor:

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor
 
 from gencli.config import Part, opt, part
-from gencli.core import Batch, Model, Spec
+from gencli.core import Batch, Spec
 from gencli.errors import GencliError
+from gencli.guidance._base import Denoise
 from gencli.operators._base import LinearOperator, Operator
 from gencli.samplers._diffusion import DiffusionSampler, Memory
+
+SURE = 1e-3
+"""The least deviation of a measurement's noise that a solver reckons with."""
 
 
 @dataclass(frozen=True)
@@ -42,13 +48,6 @@ class Restorer(DiffusionSampler):
             )
         return made
 
-    def check(self, model: Model) -> None:
-        super().check(model)
-        if getattr(model, "codec_run", None) is not None:
-            raise GencliError(
-                f"sampler {self.public_name()} measures pixels, the model works on codes", "use a model of pixels"
-            )
-
     def recalled(self, model: Any, spec: Spec, n: int, cond: Batch) -> Memory:
         if "measured" not in cond:
             raise GencliError(
@@ -59,6 +58,14 @@ class Restorer(DiffusionSampler):
         return {"operator": operator, "y": cond["measured"].to(model.device)}
 
 
-def norms(r: Tensor) -> Tensor:
-    """`(N,)` the length of each row."""
-    return r.flatten(1).norm(dim=1)
+def led(
+    denoise: Denoise, x: Tensor, sigma: Tensor, memory: Memory, aim: Callable[[Tensor], Tensor]
+) -> tuple[Tensor, Tensor]:
+    """D(x), and the gradient by x of `aim(D(x))`, a number; neither has a graph."""
+    with torch.enable_grad():
+        given = x.detach().requires_grad_()
+        x0 = denoise(given, sigma)
+        (slope,) = torch.autograd.grad(aim(x0), given)
+    if "spread" in memory:
+        memory["spread"] = memory["spread"].detach()
+    return x0.detach(), slope

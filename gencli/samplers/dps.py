@@ -9,8 +9,7 @@ After each step of ancestral sampling, with D(x_t) the model's estimate of x_0 a
 in the coordinates of the paper, where noise and data have unit variance together: here x = x_0 + σ n, the step is multiplied
 by √((1 + s²)(1 + t²)). A may be any operator. ζ = 0 is ancestral sampling, bit for bit.
 
-Ours: by default 100 of the model's levels (the paper's are 1,000). A restoration costs a pass
-backward at each step besides the pass forward.
+Ours: by default 100 of the model's levels (the paper's are 1,000). Each step costs a pass backward besides the one forward.
 
 Raises GencliError without a measurement, and for a denoiser whose estimate is not a mean.
 """
@@ -20,14 +19,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
 from torch import Tensor
 
 from gencli.config import opt
 from gencli.core import Rng
 from gencli.guidance._base import Denoise
 from gencli.samplers._diffusion import Memory
-from gencli.samplers._restoring import Measured, Restorer, norms
+from gencli.samplers._restoring import Measured, Restorer, led
 from gencli.samplers.ancestral import Ancestral
 
 
@@ -44,14 +42,12 @@ class Dps(Restorer, Ancestral):
     def step(self, denoise: Denoise, x: Tensor, here: Tensor, there: Tensor, memory: Memory, rng: Rng) -> Tensor:
         if self.config.scale == 0:
             return super().step(denoise, x, here, there, memory, rng)
-        with torch.enable_grad():
-            given = x.detach().requires_grad_()
-            x0 = denoise(given, here)
-            left = norms(memory["y"] - memory["operator"].measure(x0))
-            (slope,) = torch.autograd.grad(left.sum(), given)
-        if "spread" in memory:
-            memory["spread"] = memory["spread"].detach()
-        memory["left"] = left.detach()
-        known = x0.detach()
+        operator, y = memory["operator"], memory["y"]
+
+        def left(x0: Tensor) -> Tensor:
+            apart: Tensor = y - operator.measure(x0)
+            return apart.flatten(1).norm(dim=1).sum()
+
+        known, slope = led(denoise, x, here, memory, left)
         made = super().step(lambda *_: known, x, here, there, memory, rng)
         return made - self.config.scale * ((1 + here**2) * (1 + there**2)).sqrt() * slope

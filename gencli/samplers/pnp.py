@@ -29,10 +29,7 @@ from gencli.errors import GencliError
 from gencli.guidance._base import Denoise
 from gencli.operators._base import LinearOperator
 from gencli.samplers._diffusion import DiffusionSampler, Memory
-from gencli.samplers._restoring import Measured, Restorer
-
-SURE = 1e-3
-"""The least deviation of a measurement's noise that a solver reckons with."""
+from gencli.samplers._restoring import SURE, Measured, Restorer
 
 
 def falling(high: float, low: float, steps: int) -> Tensor:

@@ -24,7 +24,7 @@ from gencli.core import Rng
 from gencli.guidance._base import Denoise
 from gencli.operators._base import LinearOperator
 from gencli.samplers._diffusion import Memory
-from gencli.samplers._restoring import Measured, Restorer
+from gencli.samplers._restoring import Measured, Restorer, led
 from gencli.samplers.ancestral import Ancestral
 
 
@@ -39,13 +39,11 @@ class Posterior(Restorer, Ancestral):
     def step(self, denoise: Denoise, x: Tensor, here: Tensor, there: Tensor, memory: Memory, rng: Rng) -> Tensor:
         operator: LinearOperator = memory["operator"]
         y = memory["y"].to(x)
-        with torch.enable_grad():
-            given = x.detach().requires_grad_()
-            x0 = denoise(given, here)
-            known = x0.detach()
-            (pull,) = torch.autograd.grad(x0, given, self._explained(operator, y, known, here))
-        if "spread" in memory:
-            memory["spread"] = memory["spread"].detach()
+
+        def aim(x0: Tensor) -> Tensor:
+            return (x0 * self._explained(operator, y, x0.detach(), here)).sum()
+
+        known, pull = led(denoise, x, here, memory, aim)
         return super().step(lambda *_: known + here**2 * pull, x, here, there, memory, rng)
 
     def _explained(self, operator: LinearOperator, y: Tensor, x0: Tensor, sigma: Tensor) -> Tensor:

@@ -26,8 +26,8 @@ from gencli.core import Rng
 from gencli.guidance._base import Denoise
 from gencli.operators._base import LinearOperator
 from gencli.samplers._diffusion import DiffusionSampler, Memory
-from gencli.samplers._restoring import Measured, Restorer
-from gencli.samplers.pnp import SURE, falling
+from gencli.samplers._restoring import SURE, Measured, Restorer
+from gencli.samplers.pnp import falling
 
 
 class Red(Restorer):
