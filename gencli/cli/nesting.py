@@ -61,6 +61,16 @@ def begun_from(name: str, model: str) -> runs.Found:
     return found
 
 
+def sized_like(data: dict[str, Any], run: runs.Found) -> dict[str, Any]:
+    """A table of image data with the sides of a run's own where it names none."""
+    field = run.config["data"]["spec"]["x"]
+    kind = registry.load("data", data["name"])
+    if field["kind"] != "image" or "image_size" in data or "image_size" not in kind.Config.__dataclass_fields__:
+        return data
+    height, width = field["shape"][1:]
+    return {**data, "image_size": height if height == width else f"{width}x{height}"}
+
+
 def levelled(codec: str) -> tuple[str, str]:
     """`RUN:LEVEL` in two; a folder may have a colon of its own."""
     name, _, level = codec.rpartition(":")

@@ -168,7 +168,7 @@ _RUN = [
         "from",
         ("--from",),
         str,
-        "begin from the weights of this run, with its settings, data and codec unless others are given",
+        "begin from the weights of this run, with its settings, data, image size and codec unless others are given",
         "Run",
         metavar="RUN",
         complete=_run_names,
@@ -211,6 +211,8 @@ def run(name: str, values: dict[str, Any]) -> None:
     base, codec_run = (dict(old.config["recipe"]), None) if old else _fresh(name, own)
     if "data" in own:
         base["data"] = merge(base["data"], _data_table(own["data"]))
+        if "from" in own:
+            base["data"] = nesting.sized_like(base["data"], runs.named(own["from"]))
     table = resolve(merge(base, {key: value for key, value in given.items() if value}))
     data = open_table(table["data"])
     changes = refuse_changes(resolve(old.config["recipe"]), table, old.name) if old else []

@@ -443,6 +443,18 @@ def test_a_run_begins_from_another_with_its_settings_data_and_codec(shell: Shell
     shell("train", "ddpm", "--from", "none-such").fails("no run 'none-such'")
 
 
+@pytest.mark.parametrize(("more", "side"), [((), 8), (("--image-size", "16"), 16)])
+def test_a_run_that_begins_from_another_takes_its_sides_unless_others_are_asked_for(
+    shell: Shell, runs: Path, more: tuple[str, ...], side: int
+) -> None:
+    Path("mine").mkdir()
+    for i in range(12):
+        Image.fromarray(np.full((40, 40), 20 * i, np.uint8)).save(f"mine/{i}.png")
+    args = ["--from", "ddpm-digits", "--data", "./mine", "--steps", "1", "-q", *more]
+    config = json.loads(Path(shell.fine("train", "ddpm", *args).out.strip(), "config.json").read_text())
+    assert config["spec"]["x"]["shape"] == [1, side, side]
+
+
 def test_an_adapter_is_trained_beside_a_run(shell: Shell, runs: Path) -> None:
     args = ["--from", "ddpm-digits", "--adapter", "lora", "--adapter.rank", "2", "--steps", "2", "--name", "thin", "-q"]
     thin = Path(shell.fine("train", "ddpm", *args).out.strip())
