@@ -221,13 +221,17 @@ def _density(
     pictures = [titled(points.grid(drawn, view), "samples"), titled(points.density(near, view), "density")]
     save_picture(folder / "density.png", beside(pictures))
     left, right, bottom, top = whole.extent
-    facts = {"integral": whole.integral, "square": whole.extent, "cells": whole.p.numel()}
+    facts = {"integral": whole.integral, "square": whole.extent, "cells": whole.p.numel(), "lost": whole.lost}
     items = [{"file": Path(name).name} for name in points.save_items(folder, drawn, [f"{i:05d}" for i in seeds])]
     _receipt(run, sampler, folder, {"density": facts}, items)
     console.say(
         f"density: {whole.integral:.5f} over [{left:.3g}, {right:.3g}] × [{bottom:.3g}, {top:.3g}] in "
         f"{whole.p.numel():,} cells"
     )
+    if whole.lost:
+        console.say(
+            f"note: {whole.lost:,} cells are beyond what numbers hold on the way through the model; they count as zero"
+        )
     console.document(run=run.name, density=facts)
     console.result(folder)
     console.following(f"gencli eval wasserstein -c {run.name}")

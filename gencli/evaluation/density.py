@@ -7,7 +7,10 @@ therefore stated with it. Flows are asked for their own density, with the trace 
 that of their probability-flow ODE, with all directions of its divergence. With classes it is the mean of the classes'
 densities, of a denoiser that of the null condition.
 
-Raises GencliError for data other than points in the plane, and for models without an exact density.
+Far from its data a flow may throw a point beyond what floats hold, where no density is left: such a cell counts as zero, and
+how many there are is told.
+
+Raises GencliError for data other than points in the plane, for models without an exact density, and where no cell has one.
 """
 
 from __future__ import annotations
@@ -32,11 +35,15 @@ Extent = tuple[float, float, float, float]
 
 
 class Plane(NamedTuple):
-    """Densities `(side, side)` at the middles of cells, the topmost row first; their square; what they integrate to."""
+    """Densities `(side, side)` at the middles of cells, the topmost row first; their square; what they integrate to.
+
+    `lost` are the cells whose numbers no float holds.
+    """
 
     p: Tensor
     extent: Extent
     integral: float
+    lost: int
 
 
 def of_plane(
@@ -45,9 +52,13 @@ def of_plane(
     """The density of a run on a square."""
     judged = judged or exact(run)
     side = side or (FEWER if isinstance(judged, ByOde) else SIDE)
-    p = log_density(run, grid(extent, side), classes, judged).exp().view(side, side)
+    nats = log_density(run, grid(extent, side), classes, judged).view(side, side)
+    lost = nats.isnan()
+    if lost.all():
+        raise GencliError(f"run {run.name} has no density anywhere: its numbers are not finite", "train it again")
+    p = nats.exp().masked_fill(lost, 0.0)
     left, right, bottom, top = extent
-    return Plane(p, extent, float(p.sum()) * (right - left) * (top - bottom) / side**2)
+    return Plane(p, extent, float(p.sum()) * (right - left) * (top - bottom) / side**2, int(lost.sum()))
 
 
 def grid(extent: Extent, side: int) -> Tensor:

@@ -97,3 +97,20 @@ def test_the_picture_is_darkest_where_the_density_is_greatest():
     assert page.size == (192, 192)
     centre, spot = page.getpixel((96, 96)), page.getpixel((int(192 * (2 + 1 / math.sqrt(0.5 + 0.125**2)) / 4), 96))
     assert centre > 250 > 60 > spot
+
+
+def test_cells_that_no_float_holds_count_as_zero_and_are_counted():
+    run, _ = linear()
+    judged = run.model
+
+    class Overflowing:
+        def log_prob(self, x, rng, **cond):
+            made = judged.log_prob(x, rng, **cond)
+            return torch.where(x[:, 0] > 3, torch.nan, made)
+
+    whole, made = density.of_plane(run, SQUARE, side=100), density.of_plane(run, SQUARE, side=100, judged=Overflowing())
+    assert made.lost == 100 * 20 and whole.lost == 0 and not made.p[:, 80:].any()
+    assert made.integral == pytest.approx(float(whole.p[:, :80].sum()) * 0.01) and made.integral < whole.integral
+    Overflowing.log_prob = lambda self, x, rng, **cond: torch.full((len(x),), torch.nan)
+    with pytest.raises(GencliError, match="no density anywhere"):
+        density.of_plane(run, SQUARE, side=10, judged=Overflowing())
