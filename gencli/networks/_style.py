@@ -11,11 +11,13 @@ Raises GencliError for what is no image, and for sides that do not halve to a gr
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from gencli.config import opt
 from gencli.core import Field
 from gencli.errors import GencliError
 from gencli.nn.embed import label_field
@@ -23,6 +25,16 @@ from gencli.nn.equalised import EqualLinear, leaky, pixel_norm
 
 RATE = 0.01  # of a mapping network's layers
 COARSEST = 4
+
+
+@dataclass(frozen=True)
+class StyleSettings:
+    """Settings of a generator with styles."""
+
+    base: int = opt(16_384, "feature maps of a level times its side", low=4)
+    most: int = opt(512, "feature maps of a level, at most", low=1)
+    style: int = opt(512, "numbers in a style", low=1)
+    mapping: int = opt(8, "layers from the latent to the style", low=1)
 
 
 def grids(network: str, image: Field) -> list[tuple[int, int]]:

@@ -27,9 +27,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from gencli.config import Component, opt
+from gencli.config import Component
 from gencli.core import Field
-from gencli.networks._style import StyleMapping, class_of, grids, widths
+from gencli.networks._style import StyleMapping, StyleSettings, class_of, grids, widths
 from gencli.nn.equalised import leaky
 from gencli.nn.fir import Fir
 from gencli.nn.modulated import ModulatedConv
@@ -41,11 +41,8 @@ class Stylegan2Generator(nn.Module, Component):
     role: ClassVar[str] = "styled"
 
     @dataclass(frozen=True)
-    class Config:
-        base: int = opt(16_384, "feature maps of a level times its side", low=4)
-        most: int = opt(512, "feature maps of a level, at most", low=1)
-        style: int = opt(512, "numbers in a style", low=1)
-        mapping: int = opt(8, "layers from the latent to the style", low=1)
+    class Config(StyleSettings):
+        """Those of all of them."""
 
     def __init__(self, config: Config, x: Field, out: Field, cond: Mapping[str, Field] | None = None) -> None:
         nn.Module.__init__(self)

@@ -27,10 +27,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from gencli.config import Component, opt
+from gencli.config import Component
 from gencli.core import Field
 from gencli.networks._growing import Growth, in_squares
-from gencli.networks._style import StyleMapping, class_of, grids, widths
+from gencli.networks._style import StyleMapping, StyleSettings, class_of, grids, widths
 from gencli.nn.equalised import EPSILON, EqualConv2d, EqualLinear, leaky
 from gencli.nn.fir import Fir
 
@@ -43,11 +43,8 @@ class StyleganGenerator(nn.Module, Component):
     role: ClassVar[str] = "styled"
 
     @dataclass(frozen=True)
-    class Config:
-        base: int = opt(16_384, "feature maps of a level times its side", low=4)
-        most: int = opt(512, "feature maps of a level, at most", low=1)
-        style: int = opt(512, "numbers in a style", low=1)
-        mapping: int = opt(8, "layers from the latent to the style", low=1)
+    class Config(StyleSettings):
+        """Those of all of them."""
 
     def __init__(self, config: Config, x: Field, out: Field, cond: Mapping[str, Field] | None = None) -> None:
         nn.Module.__init__(self)

@@ -3,10 +3,11 @@
 import pytest
 import torch
 from torch import nn
+from two_kinds import turn
 
 from gencli.bundle import Run
 from gencli.config import choose
-from gencli.core import Field, Rng, Spec, Turn
+from gencli.core import Field, Rng, Spec
 from gencli.errors import GencliError
 from gencli.metrics._base import FeatureSet
 from gencli.metrics.precision_recall import PrecisionRecall
@@ -28,10 +29,6 @@ CONV = {
 def made(kind, spec=IMAGES, nets=CONV, seed=0, **settings):
     torch.manual_seed(seed)
     return kind.make({"latent": 3, **nets, **settings}, spec)
-
-
-def turn(phase="critic", n=8, key=0):
-    return Turn(phase, 0, 10, Rng.batch("t", key, total=n))
 
 
 def images(n=8, low=-1.0):

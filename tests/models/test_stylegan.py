@@ -4,11 +4,12 @@ import pytest
 import torch
 from tiny import hashes, resumed, shaken, smoke, trained
 from torch.nn.functional import softplus
+from two_kinds import learned, turn
 
 from gencli import recipe
 from gencli.bundle import Run
 from gencli.config import merge
-from gencli.core import Field, Rng, Spec, Turn
+from gencli.core import Field, Rng, Spec
 from gencli.models.gan.stylegan import StyleGan
 from gencli.networks._growing import Growth
 from gencli.networks.stylegan_generator import After, adapted
@@ -29,10 +30,6 @@ def made(spec=None, seed=0, **settings):
 
 def images(n=8, seed=0):
     return torch.rand(n, 1, 16, 16, generator=torch.Generator().manual_seed(seed), dtype=torch.float64) * 2 - 1
-
-
-def turn(phase="critic", n=8, key=0):
-    return Turn(phase, 0, 10, Rng.batch("t", key, total=n))
 
 
 def test_the_recipe_has_the_released_count_and_settings():
@@ -169,31 +166,8 @@ def test_a_resumed_run_is_the_uninterrupted_one_and_samples_as_it_has_grown(tmp_
 
 
 def test_samples_become_the_data_and_without_a_critic_they_do_not():
-    """Two kinds of image, one bright on the left and one on the right."""
-    spec = Spec(Field("image", (1, 4, 4), vocab=256, range=(-1.0, 1.0)))
-    pattern = torch.full((1, 4, 4), 0.8)
-    pattern[:, :, 2:] = -0.8
     generator = {"name": "stylegan-generator", "base": 64, "most": 16, "style": 8, "mapping": 2}
     nets = {"generator": generator, "critic": {"name": "progan-critic", "base": 64, "most": 16}}
-
-    def distance(model):
-        with torch.no_grad():
-            x = model.decode(model.prior(64, Rng.rows(range(64))))
-        each = torch.stack([(x - sign * pattern).square().mean((1, 2, 3)) for sign in (1, -1)])
-        return float(each.min(0).values.mean()), float((each.argmin(0) == 0).float().mean())
-
-    found = {}
-    for name, phases in (("trained", ("critic", "generator")), ("deaf", ("generator",))):
-        torch.manual_seed(0)
-        model = StyleGan.make({"latent": 4, "smooth_weight": 3.0, **nets}, spec)
-        steps = {key: torch.optim.Adam(getattr(model, key).parameters(), 1e-2, betas=(0.0, 0.99)) for key in phases}
-        for step in range(120):
-            sign = (torch.rand(16, generator=torch.Generator().manual_seed(step)) < 0.5).float()
-            x = (2 * sign - 1)[:, None, None, None] * pattern
-            for phase in phases:
-                steps[phase].zero_grad()
-                model({"x": x}, turn(phase, n=16, key=step))["loss"].backward()
-                steps[phase].step()
-        found[name] = distance(model)
+    found = learned(lambda spec: StyleGan.make({"latent": 4, "smooth_weight": 3.0, **nets}, spec), side=4)
     assert found["trained"][0] < 0.25 < 0.5 < found["deaf"][0], found
     assert 0.1 < found["trained"][1] < 0.9, f"both kinds: {found}"

@@ -7,11 +7,12 @@ import torch
 from safetensors.torch import load_file
 from tiny import hashes, resumed, shaken, smoke, trained, trainer
 from torch.nn.functional import softplus
+from two_kinds import learned, turn
 
 from gencli import recipe
 from gencli.bundle import Run
 from gencli.config import merge
-from gencli.core import Field, Rng, Spec, Turn
+from gencli.core import Field, Rng, Spec
 from gencli.errors import GencliError
 from gencli.models.gan._pace import EVERY, Pace
 from gencli.models.gan.stylegan2_ada import Stylegan2Ada
@@ -34,10 +35,6 @@ def made(spec=None, seed=0, **settings):
 
 def images(n=8, seed=0, dtype=torch.float64):
     return torch.rand(n, 1, 8, 8, generator=torch.Generator().manual_seed(seed), dtype=dtype) * 2 - 1
-
-
-def turn(phase="critic", n=8, key=0):
-    return Turn(phase, 0, 10, Rng.batch("t", key, total=n))
 
 
 def slope_along(loss, weight, way, eps=1e-5):
@@ -371,29 +368,8 @@ def test_a_sample_is_its_seeds_own_noise_and_all():
 
 
 def test_samples_become_the_data_and_without_a_critic_they_do_not():
-    """Two kinds of image, one bright on the left and one on the right."""
-    spec = Spec(Field("image", (1, 4, 4), vocab=256, range=(-1.0, 1.0)))
-    pattern = torch.full((1, 4, 4), 0.8)
-    pattern[:, :, 2:] = -0.8
-
-    def distance(model):
-        with torch.no_grad():
-            x = model.decode(model.prior(64, Rng.rows(range(64))))
-        each = torch.stack([(x - sign * pattern).square().mean((1, 2, 3)) for sign in (1, -1)])
-        return float(each.min(0).values.mean()), float((each.argmin(0) == 0).float().mean())
-
     nets = {kind: {"name": f"stylegan2-{kind}", "base": 64, "most": 16} for kind in ("generator", "critic")}
-    found = {}
-    for name, phases in (("trained", ("critic", "generator")), ("deaf", ("generator",))):
-        model = made(spec, smooth_weight=3.0, smooth_every=1, augment="none", **merge(NETS, nets))
-        steps = {key: torch.optim.Adam(getattr(model, key).parameters(), 1e-2, betas=(0.0, 0.99)) for key in phases}
-        for step in range(120):
-            sign = (torch.rand(16, generator=torch.Generator().manual_seed(step)) < 0.5).float()
-            x = (2 * sign - 1)[:, None, None, None] * pattern
-            for phase in phases:
-                steps[phase].zero_grad()
-                model({"x": x}, turn(phase, n=16, key=step))["loss"].backward()
-                steps[phase].step()
-        found[name] = distance(model)
+    settings = {"smooth_weight": 3.0, "smooth_every": 1, "augment": "none", **merge(NETS, nets)}
+    found = learned(lambda spec: made(spec, **settings), side=4)
     assert found["trained"][0] < 0.2 < 0.5 < found["deaf"][0], found
     assert 0.1 < found["trained"][1] < 0.9, "both kinds"
