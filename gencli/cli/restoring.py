@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from gencli.cli import console
@@ -67,12 +67,17 @@ class Restoring:
                 f"leave it out, or give --operator inpaint --operator.mask {values['keep']}",
             )
         inputs = read_inputs(run, values["input"], values.get("fit"))
+        if not sampler.draws and each > 1:
+            each, note = 1, f"{name} makes the same of every seed: one restoration of each input"
+            inputs = replace(inputs, notes=(*inputs.notes, note))
         return cls(run, Restoration.of(run, sampler, inputs, each, bool(values.get("measured"))))
 
     def asked(self, run: Run, seeds: list[int], labels: Batch) -> tuple[list[int], Batch]:
         """Seeds and conditions of every image: each input has the same seeds, and the classes asked for by them."""
-        count = len(self.restoration.inputs)
-        return seeds * count, self.restoration.rows({key: value.repeat(count) for key, value in labels.items()})
+        count, each = len(self.restoration.inputs), self.restoration.each
+        return seeds[:each] * count, self.restoration.rows(
+            {k: value[:each].repeat(count) for k, value in labels.items()}
+        )
 
     def done(self, done: list[Progress]) -> list[Progress]:
         """What was drawn; how good it is is said."""

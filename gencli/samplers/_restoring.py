@@ -34,6 +34,7 @@ class Restorer(DiffusionSampler):
     accepts: ClassVar[tuple[str, ...]] = ("mean",)
     takes: ClassVar[tuple[str, ...]] = ("measured",)
     linear: ClassVar[bool] = True  # whether it needs the singular values of A
+    draws: ClassVar[bool] = True  # whether another seed gives another image
 
     def operator(self, spec: Spec) -> Operator:
         """A, for images of this shape.

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -40,6 +40,8 @@ def falling(high: float, low: float, steps: int) -> Tensor:
 
 class Pnp(Restorer):
     """A measurement and a denoiser in turn."""
+
+    draws: ClassVar[bool] = False
 
     @dataclass(frozen=True)
     class Config(DiffusionSampler.Config, Measured):

@@ -16,7 +16,7 @@ Raises GencliError for an operator that is not linear, without a measurement, an
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -32,6 +32,8 @@ from gencli.samplers.pnp import falling
 
 class Red(Restorer):
     """A denoiser as a quadratic form."""
+
+    draws: ClassVar[bool] = False
 
     @dataclass(frozen=True)
     class Config(DiffusionSampler.Config, Measured):

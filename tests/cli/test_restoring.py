@@ -35,6 +35,12 @@ def test_a_measurement_is_restored_as_it_is(shell: Shell, runs: Path) -> None:
     assert "as they are" in done.err and "residual" in done.err and "dB" not in done.err
 
 
+def test_what_draws_nothing_makes_one_restoration_of_each_input_and_says_so(shell: Shell, runs: Path) -> None:
+    done = shell.fine("sample", "pnp", "--steps", "3", "--input", "test:0-1", "-n", "4", "--class", "3,5")
+    assert "pnp makes the same of every seed" in done.err and "the mean of" not in done.err
+    assert [(item["input"], item["label"]) for item in receipt(done.out)["items"]] == [("test:0", 3), ("test:1", 3)]
+
+
 def test_an_image_is_edited_from_part_of_the_way(shell: Shell, runs: Path) -> None:
     pixels = (np.arange(64) % 17 * 255 / 16).round().reshape(8, 8).astype(np.uint8)  # the 17 greys of digits
     Image.fromarray(pixels).save("strokes.png")
