@@ -10,8 +10,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import os
-import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -252,12 +250,9 @@ class Run:
         return float(self.config.get("recipe", {}).get("sample", {}).get("guidance", 1.0))
 
     def weights_hash(self) -> str:
-        """sha256 of the weights file, shortened, for receipts and cache keys."""
+        """sha256 of the weights, shortened, for receipts and cache keys."""
         assert self.path is not None, "only a saved run has a hash"
-        digest = hashlib.sha256()
-        for file in weight_files(self.path):
-            digest.update(file.read_bytes())
-        return digest.hexdigest()[:16]
+        return hash_of(self.path)
 
 
 # ---------------------------------------------------------------------------------------------------------------------- files
@@ -268,6 +263,14 @@ def weight_files(path: Path) -> list[Path]:
     own = [path / "model.safetensors", path / "codec" / "model.safetensors"]
     inner = [file for folder in sorted((path / "sources").glob("*")) for file in weight_files(folder)]
     return [own[0], *(file for file in own[1:] if file.exists()), *inner]
+
+
+def hash_of(path: Path) -> str:
+    """sha256 of the files that decide what the run in a folder makes, shortened."""
+    digest = hashlib.sha256()
+    for file in weight_files(path):
+        digest.update(file.read_bytes())
+    return digest.hexdigest()[:16]
 
 
 def read_config(path: Path) -> dict[str, Any]:
@@ -381,19 +384,3 @@ def load_tensors(model: nn.Module, tensors: dict[str, Tensor], where: str, allow
             "the weights belong to other settings",
         )
     model.load_state_dict(tensors, strict=False)
-
-
-def nest(run: Run, folder: Path) -> None:
-    """Copy what is needed of a saved run into `folder` (hard links where possible)."""
-    assert run.path is not None, "only a saved run can be nested"
-    folder.mkdir(parents=True, exist_ok=True)
-    for name in ("config.json", "model.safetensors"):
-        target = folder / name
-        target.unlink(missing_ok=True)
-        try:
-            os.link(run.path / name, target)
-        except OSError:
-            shutil.copy2(run.path / name, target)
-    for inner in ("codec", "sources"):
-        if (run.path / inner).is_dir():
-            shutil.copytree(run.path / inner, folder / inner, dirs_exist_ok=True)

@@ -15,11 +15,12 @@ from tiny import DIGITS, table
 from torch import nn
 
 from gencli import bundle, files, runs
-from gencli.bundle import FORMAT, Run, load_tensors, nest, read_config, read_tensors, spec_from, spec_to, state_of
+from gencli.bundle import FORMAT, Run, load_tensors, read_config, read_tensors, spec_from, spec_to, state_of
 from gencli.core import Field, Rng, Spec
 from gencli.data import open_table
 from gencli.errors import GencliError
 from gencli.training.session import resolve
+from gencli.training.sources import nest
 
 
 def fresh(model: str, codec: Run | None = None) -> Run:

@@ -191,7 +191,6 @@ _RUN = [
 
 def run(name: str, values: dict[str, Any]) -> None:
     """Train with the flags that were given."""
-    from gencli.bundle import Run
     from gencli.core import main_first
     from gencli.data import open_table
     from gencli.training.session import Session, refuse_changes, resolve
@@ -223,7 +222,7 @@ def run(name: str, values: dict[str, Any]) -> None:
     with console.hook() as data.progress:
         with main_first():
             notes = [*data.notes, *changes]
-        begun = Run.load(runs.named(own["from"]).path) if "from" in own else None
+        begun = runs.named(own["from"]).path if "from" in own else None
         session = Session(table, data, root, own.get("name"), codec_run, old.path if old else None, sources, begun)
     _watch(session, [*notes, *session.notes], name)
 

@@ -12,7 +12,7 @@ Raises GencliError for data that are no images, and for images that an operator 
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -27,8 +27,6 @@ NOTHING = 1e-6
 
 class Operator(Component):
     """Built for images of one shape."""
-
-    linear: ClassVar[bool] = False
 
     def __init__(self, config: Any, x: Field) -> None:
         if x.kind != "image" or len(x.shape) != 3:
@@ -54,7 +52,6 @@ class Operator(Component):
 class LinearOperator(Operator):
     """With its singular value decomposition."""
 
-    linear: ClassVar[bool] = True
     values: Tensor  # (D,) float64, zero where nothing is measured
 
     @abstractmethod

@@ -23,14 +23,14 @@ import torch
 
 from gencli import device as hardware
 from gencli import files
-from gencli.bundle import Run, nest, new_config, read_config
+from gencli.bundle import Run, new_config, read_config
 from gencli.config import as_dict, choose, parse
 from gencli.core import broadcast, greatest, main_first, mix, world
 from gencli.data._base import Data, Split
 from gencli.errors import GencliError
 from gencli.training import adversarial, journal, latents, memory, start, track
 from gencli.training.settings import RESUMABLE, TrainConfig
-from gencli.training.sources import complete
+from gencli.training.sources import complete, nest
 
 LOGGED = 5000
 OUTPUT_FLAGS = ("--debug", "--quiet", "-q", "--json")  # no part of what made a run
@@ -136,7 +136,7 @@ class Session:
         codec_run: a saved run whose latents are the data.
         folder: an existing run to resume.
         sources: saved runs that make the data's conditions when the new run is sampled.
-        begun: a saved run whose weights the new one begins with.
+        begun: the folder of a saved run whose weights the new one begins with.
     """
 
     def __init__(
@@ -148,7 +148,7 @@ class Session:
         codec_run: Run | None = None,
         folder: Path | None = None,
         sources: Mapping[str, Run] | None = None,
-        begun: Run | None = None,
+        begun: Path | None = None,
     ) -> None:
         self.recipe, self.data, self.root = recipe, data, root
         self.train = parse(TrainConfig, recipe["train"], "train")

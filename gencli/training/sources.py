@@ -6,7 +6,10 @@ a source draws them. A source brings along what it was given itself.
 
 from __future__ import annotations
 
+import os
+import shutil
 from collections.abc import Mapping
+from pathlib import Path
 
 from gencli.bundle import Run
 from gencli.codecs.learned import Learned
@@ -78,3 +81,19 @@ def _learned(run: Run) -> Learned | None:
 def _said(field: Field) -> str:
     values = f" of {field.vocab} values" if field.vocab else ""
     return f"{field.kind} {field.shape}{values}"
+
+
+def nest(run: Run, folder: Path) -> None:
+    """Copy what is needed of a saved run into `folder` (hard links where possible)."""
+    assert run.path is not None, "only a saved run can be nested"
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in ("config.json", "model.safetensors"):
+        target = folder / name
+        target.unlink(missing_ok=True)
+        try:
+            os.link(run.path / name, target)
+        except OSError:
+            shutil.copy2(run.path / name, target)
+    for inner in ("codec", "sources"):
+        if (run.path / inner).is_dir():
+            shutil.copytree(run.path / inner, folder / inner, dirs_exist_ok=True)

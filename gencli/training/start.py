@@ -9,12 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from gencli.bundle import Run, read_tensors, state_of
+from gencli.bundle import hash_of, read_tensors, state_of
 from gencli.errors import GencliError
 
 NAMED = 3
@@ -58,23 +59,23 @@ def _named(keys: Iterable[str]) -> str:
     return ", ".join(names[:NAMED]) + more
 
 
-def begin(model: nn.Module, run: Run) -> Begun:
-    """Fill `model` with what fits of a saved run's weights.
+def begin(model: nn.Module, folder: Path) -> Begun:
+    """Fill `model` with what fits of the weights of the run in a folder.
 
     Raises:
         GencliError: nothing fits.
     """
-    assert run.path is not None, "a saved run"
-    tensors, _ = read_tensors(run.path / "model.safetensors")
+    tensors, _ = read_tensors(folder / "model.safetensors")
     own = model.state_dict()
     taken = tuple(key for key in own if key in tensors and own[key].shape == tensors[key].shape)
     if not taken:
         raise GencliError(
-            f"no tensor of run {run.name} fits this model", f"train with its settings: see `gencli info {run.name}`"
+            f"no tensor of run {folder.name} fits this model",
+            f"train with its settings: see `gencli info {folder.name}`",
         )
     with torch.no_grad():
         model.load_state_dict({key: tensors[key] for key in taken}, strict=False)
     kept, skipped = state_of(model), tuple(getattr(model, "training_only", ())) or ("\0",)
     anew = tuple(key for key in kept if key not in taken and not key.startswith(skipped))
     left = tuple(key for key in tensors if key not in own)
-    return Begun(run.name, run.weights_hash(), taken, anew, left)
+    return Begun(folder.name, hash_of(folder), taken, anew, left)

@@ -94,7 +94,7 @@ def test_a_run_learns_beside_weights_that_stay_bit_for_bit_and_is_loaded_and_res
     base = Run.load(trained(tmp_path, smoke("ddpm"), name="base"))
     tables = merge(smoke("ddpm"), {"train": {"steps": 4, "lr": 0.01, "warmup": 0, "save_every": 2}})
     tables["adapters"] = [{"name": "lora", "rank": 2}]
-    made = session(tmp_path, tables, begun=base, name="thin")
+    made = session(tmp_path, tables, begun=base.path, name="thin")
     for _ in made.events():
         pass
     run = Run.load(made.folder)

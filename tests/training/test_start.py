@@ -24,7 +24,7 @@ def built(tables):
 
 def test_all_weights_are_taken_where_all_fit(base):
     new = built(smoke("ddpm"))
-    done = begin(new.model, base)
+    done = begin(new.model, base.path)
     assert (
         not done.anew
         and not done.left
@@ -37,7 +37,7 @@ def test_all_weights_are_taken_where_all_fit(base):
 
 def test_a_head_for_other_classes_begins_anew_and_is_named(base):
     fewer = built(merge(smoke("ddpm"), {"data": {"unconditional": True}}))
-    done = begin(fewer.model, base)
+    done = begin(fewer.model, base.path)
     assert done.left and all("label" in key for key in done.left) and not done.anew
     assert "left out: " in done.notes[-1]
     assert not any("label" in key for key in fewer.model.state_dict())
@@ -45,13 +45,13 @@ def test_a_head_for_other_classes_begins_anew_and_is_named(base):
 
 def test_what_nothing_fits_is_refused(base):
     with pytest.raises(GencliError, match="no tensor of run base fits"):
-        begin(torch.nn.Linear(2, 2), base)
+        begin(torch.nn.Linear(2, 2), base.path)
 
 
 def test_a_run_begins_with_the_other_ones_samples_and_goes_on_from_there(base, tmp_path):
     """With a learning rate of 0 it draws what the other draws; a run from nothing does not."""
     still = merge(smoke("ddpm"), {"train": {"lr": 0.0, "steps": 1, "warmup": 0}})
-    made = session(tmp_path, still, begun=base, name="same")
+    made = session(tmp_path, still, begun=base.path, name="same")
     assert [event.kind for event in made.events()][-1] == "done"
     same, anew = Run.load(made.folder), Run.load(trained(tmp_path, still, name="anew"))
 
@@ -63,7 +63,7 @@ def test_a_run_begins_with_the_other_ones_samples_and_goes_on_from_there(base, t
 
 
 def test_without_a_saved_state_it_says_how_to_begin_again(base, tmp_path):
-    made = session(tmp_path, smoke("ddpm"), begun=base, name="early")
+    made = session(tmp_path, smoke("ddpm"), begun=base.path, name="early")
     again = session(tmp_path, smoke("ddpm"), folder=made.folder)
     with pytest.raises(GencliError, match="began from base and has saved nothing since"):
         list(again.events())
