@@ -32,6 +32,7 @@ from gencli.metrics.reconstruction import psnr
 from gencli.operators._base import LinearOperator
 
 INPUTS, EACH, NOISE = 16, 8, 0.05
+ENLARGED = 6  # pixels of the sheet for one
 OPERATORS: dict[str, dict[str, Any]] = {
     "inpaint": {"name": "inpaint", "share": 0.25},
     "super-resolution": {"name": "super-resolution", "factor": 4},
@@ -115,7 +116,8 @@ def sheet(run: Run, inputs: Inputs) -> None:
         blank = [torch.zeros_like(one.x[0])] * (2 + len(SOLVERS) - len(shown))
         images += [*shown, *blank]
         captions += ["original", operator, *solvers, *([""] * len(blank))]
-    save_picture(PICTURE, contact_sheet(torch.stack(images), captions, columns=2 + len(SOLVERS)))
+    large = torch.stack(images).repeat_interleave(ENLARGED, 2).repeat_interleave(ENLARGED, 3)
+    save_picture(PICTURE, contact_sheet(large, captions, columns=2 + len(SOLVERS)))
 
 
 def main() -> None:
