@@ -82,8 +82,9 @@ ROWS: dict[str, dict[str, Flags]] = {
     "seeds": {
         "vae": ("vae", *BITS, "--kl-warmup", "300"),
         "nf-vae": ("nf-vae", *BITS),
-        "vae-deep": ("vae", *BITS, "--kl-warmup", "500", "--steps", "2500", "--dim", "28", "--encoder.layers", "6",
-                     "--encoder.width", "256", "--decoder.layers", "6", "--decoder.width", "256"),
+        "vae-deep": ("vae", *BITS, "--kl-warmup", "500", "--steps", "2500", "--dim", "28", "--encoder", "residual-mlp",
+                     "--encoder.width", "256", "--encoder.blocks", "3", "--decoder", "residual-mlp", "--decoder.width", "256",
+                     "--decoder.blocks", "3"),
         "ladder-vae": ("ladder-vae", *BITS),
     },
     "sprites": {

@@ -53,12 +53,20 @@ ROWS: dict[str, dict[str, tuple[str, ...]]] = {
         "gpt": ("gpt", *DIGITS),
         "imagegpt": ("imagegpt", *DIGITS),
         "image-transformer": ("image-transformer", *DIGITS),
+        "hier-ar-aux": ("hier-ar-aux", *DIGITS),
     },
     "fashion-mnist": {
-        "made": ("made", *FASHION),
+        "made": ("made", *FASHION, *FEW, "--net.hidden", "64", "--no-net.direct"),
+        "pixelrnn": ("pixelrnn", *FASHION, *FEW),
         "pixelcnn": ("pixelcnn", *FASHION, *FEW),
         "gated-pixelcnn": ("gated-pixelcnn", *FASHION, *FEW),
         "pixelcnnpp": ("pixelcnnpp-fashion-mnist", "--unconditional", *FEW),
+        "pixelcnn-aux": ("pixelcnn-aux", *FASHION, *FEW),
+        "spn": ("spn", *FASHION, *FEW),
+        "gpt": ("gpt", *FASHION, *FEW),
+        "imagegpt": ("imagegpt", *FASHION, *FEW),
+        "image-transformer": ("image-transformer", *FASHION, *FEW),
+        "hier-ar-aux": ("hier-ar-aux", *FASHION, *FEW),
     },
 }
 

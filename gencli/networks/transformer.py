@@ -80,6 +80,7 @@ class Transformer(nn.Module, Component):
         width: int = opt(128, "width of a token", low=4)
         depth: int = opt(4, "number of blocks", low=1)
         heads: int = opt(4, "attention heads", low=1)
+        attention: int = opt(0, "width of queries, of keys and of values, all heads together; 0 = the token's", low=0)
         mlp: float = opt(4.0, "width of the perceptron as a multiple of the token's", low=0.1)
         dropout: float = opt(
             0.0, "dropout of embedded tokens and of what attention and perceptron add", low=0, high=0.9
@@ -114,7 +115,7 @@ class Transformer(nn.Module, Component):
         _check(config, self.channels)
         width, tokens = config.width, x.size
         self._read_order()
-        self.table = nn.Embedding(self.channels * vocab, width)
+        self.table = nn.Embedding(self._rows(), width)
         self.given = Conditions(cond or {}, width, "transformer")
         self.sos = None if self.given.width else nn.Parameter(torch.empty(width))
         self.learned = nn.Embedding(tokens, width) if config.positions == "learned" else None
@@ -123,12 +124,20 @@ class Transformer(nn.Module, Component):
         self.dropout = nn.Dropout(config.dropout)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.depth))
         self.norm = make_norm(config) if config.norm_at == "before" else nn.Identity()
-        self.head = nn.Linear(width, vocab, bias=False)
+        self.head = nn.Linear(width, self._outputs(), bias=False)
         if config.tied:
             self.head.weight = self.table.weight
         self._initialise()
 
     # -------------------------------------------------------------------------------------------------------------- making
+
+    def _rows(self) -> int:
+        """Of the table of tokens."""
+        return self.channels * self.vocab
+
+    def _outputs(self) -> int:
+        """Numbers that tell a token."""
+        return self.vocab
 
     def _read_order(self) -> None:
         """Buffers about the order of reading: raster, channels innermost, or block by block."""
@@ -147,7 +156,7 @@ class Transformer(nn.Module, Component):
 
     def _fixed_positions(self) -> None:
         kind, width = self.config.positions, self.config.width
-        size, (row, column) = width // self.config.heads, self.grid
+        size, (row, column) = (self.config.attention or width) // self.config.heads, self.grid
         places = torch.arange(len(row))
         fixed = turns = None
         if kind == "sinusoidal":
@@ -210,20 +219,20 @@ class Transformer(nn.Module, Component):
     def forward(self, tokens: Tensor, *, ordered: bool = False, **cond: Tensor) -> Tensor:
         """Logits `(N, *x.shape, V)` of tokens `(N, *x.shape)`, each from earlier tokens only; `ordered`: `(N, T, V)`."""
         ordered = ordered or self.raster
-        sequence = tokens.flatten(1) if ordered else tokens.flatten(1)[:, self.order]
+        sequence = tokens.flatten(1) if ordered else self._sequence(tokens)
         logits = self.head(self.norm(self._through(sequence, cond, len(self.blocks))))
         return (logits if ordered else logits[:, self.places]).view(*tokens.shape, self.vocab)
 
     def hidden(self, tokens: Tensor, layer: int, **cond: Tensor) -> Tensor:
         """What the attention of block `layer` reads `(N, L, width)`, in the order of reading; `depth`: what the output does."""
-        h = self._through(tokens.flatten(1)[:, self.order], cond, layer)
+        h = self._through(self._sequence(tokens), cond, layer)
         if layer == len(self.blocks):
             return self.norm(h)
         return self.stack[layer].norm1(h) if self.config.norm_at == "before" else h
 
     def attention(self, tokens: Tensor, **cond: Tensor) -> Tensor:
         """How much each token takes from each, `(N, depth, heads, L, L)`: row i tells token i, column 0 is the prefix."""
-        h, made = self._embed(tokens.flatten(1)[:, self.order], cond), []
+        h, made = self._embed(self._sequence(tokens), cond), []
         for i, block in enumerate(self.stack):
             seen, turns = self._view(i, h.shape[1])
             read = block.norm1(h) if self.config.norm_at == "before" else h
@@ -236,6 +245,14 @@ class Transformer(nn.Module, Component):
         """The blocks."""
         return cast("list[Block]", list(self.blocks))
 
+    def _sequence(self, tokens: Tensor) -> Tensor:
+        """Tokens `(N, *x.shape)` in the order of reading `(N, L)`."""
+        return tokens.flatten(1)[:, self.order]
+
+    def _read(self, tokens: Tensor, where: slice) -> Tensor:
+        """Tokens at their places in the sequence as vectors `(N, T, width)`."""
+        return self.table(tokens + self.offsets[where])
+
     def _through(self, sequence: Tensor, cond: Mapping[str, Tensor], layers: int) -> Tensor:
         h = self._embed(sequence, cond)
         for i, block in enumerate(self.stack[:layers]):
@@ -243,8 +260,8 @@ class Transformer(nn.Module, Component):
         return h
 
     def _embed(self, sequence: Tensor, cond: Mapping[str, Tensor]) -> Tensor:
-        known = sequence[:, :-1] + self.offsets[: sequence.shape[1] - 1]
-        h = torch.cat([self._prefix(len(sequence), cond)[:, None], self.table(known)], dim=1)
+        known = self._read(sequence[:, :-1], slice(0, sequence.shape[1] - 1))
+        h = torch.cat([self._prefix(len(sequence), cond)[:, None], known], dim=1)
         return self.dropout(self._placed(h, slice(0, sequence.shape[1])))
 
     def _prefix(self, n: int, cond: Mapping[str, Tensor]) -> Tensor:
@@ -270,11 +287,15 @@ class Transformer(nn.Module, Component):
 
     def next(self, token: Tensor | None, state: State) -> tuple[Tensor, State]:
         """Logits `(N, V)` of the next token in the order of reading, and the new state."""
+        return self._next(None if token is None else token[:, None], state)
+
+    def _next(self, token: Tensor | None, state: State) -> tuple[Tensor, State]:
+        """What the head says after the last token, which stands in a sequence of its own `(N, 1, …)`; and the new state."""
         i = state.caches[0].length if state.caches else 0
         assert (token is None) == (i == 0), "the first logits need no token, all others the one before"
-        x = state.prefix if token is None else self.table(token + self.offsets[i - 1])
+        x = state.prefix[:, None] if token is None else self._read(token, slice(i - 1, i))
         here = slice(i, i + 1)
-        x = self._placed(x[:, None], here)
+        x = self._placed(x, here)
         turns = None if self.cos is None or self.sin is None else (self.cos[here], self.sin[here])
         caches = state.caches or tuple(block.attention.empty(x) for block in self.stack)
         made = []
@@ -294,7 +315,7 @@ class Block(nn.Module):
         self.before = config.norm_at == "before"
         clip = config.clip if config.positions == "relative" else 0
         self.norm1, self.norm2 = make_norm(config), make_norm(config)
-        self.attention = SelfAttention(width, config.heads, config.bias, clip)
+        self.attention = SelfAttention(width, config.heads, config.bias, clip, config.attention)
         self.up, self.down = nn.Linear(width, inner, bias=config.bias), nn.Linear(inner, width, bias=config.bias)
         self.dropout = nn.Dropout(config.dropout)
         self.activation = ACTIVATIONS[config.activation]
@@ -327,14 +348,15 @@ def make_norm(config: Transformer.Config) -> nn.Module:
 
 def _check(config: Transformer.Config, channels: int) -> None:
     """Refuse sizes that do not fit together."""
-    parts = {"sinusoidal-2d": 2, "rotary": 2 * config.heads, "rotary-2d": 4 * config.heads}
-    need = parts.get(config.positions, config.heads)
-    if config.width % need or config.width % config.heads:
-        raise GencliError(
-            f"network transformer: width {config.width} cannot be shared by {config.heads} heads "
-            f"with {config.positions} positions",
-            f"give a multiple of {need}: --net.width {need * 16}",
-        )
+    turned = config.heads * {"rotary": 2, "rotary-2d": 4}.get(config.positions, 1)
+    inner = ("attention", config.attention, turned) if config.attention else ("width", config.width, turned)
+    for name, given, need in (inner, ("width", config.width, 2 if config.positions == "sinusoidal-2d" else 1)):
+        if given % need:
+            raise GencliError(
+                f"network transformer: {name} {given} cannot be shared by {config.heads} heads "
+                f"with {config.positions} positions",
+                f"give a multiple of {need}: --net.{name} {need * 16}",
+            )
     if config.tied and channels > 1:
         raise GencliError(
             f"network transformer: tied needs one channel, the data have {channels}",

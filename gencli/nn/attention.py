@@ -82,20 +82,22 @@ class SelfAttention(nn.Module):
     """Multi-head attention of a sequence to itself: whole, or one token at a time with a cache.
 
     Args:
-        width: of a token; a multiple of `heads`.
+        width: of a token.
         heads: attention heads.
         bias: whether the linear layers have one.
         clip: largest distance of relative positions; 0 = none.
+        inner: width of queries, of keys and of values, a multiple of `heads`; 0 = that of a token.
 
     `turns` are cosines and sines of rotary positions, `(T, D / 2)` each.
     """
 
-    def __init__(self, width: int, heads: int, bias: bool = True, clip: int = 0) -> None:
+    def __init__(self, width: int, heads: int, bias: bool = True, clip: int = 0, inner: int = 0) -> None:
         super().__init__()
-        assert width % heads == 0, f"a width of {width} cannot be shared by {heads} heads"
-        self.heads = heads
-        self.qkv, self.proj = nn.Linear(width, 3 * width, bias=bias), nn.Linear(width, width, bias=bias)
-        self.relative = Relative(width // heads, clip) if clip else None
+        inner = inner or width
+        assert inner % heads == 0, f"a width of {inner} cannot be shared by {heads} heads"
+        self.heads, self.size = heads, inner // heads
+        self.qkv, self.proj = nn.Linear(width, 3 * inner, bias=bias), nn.Linear(inner, width, bias=bias)
+        self.relative = Relative(self.size, clip) if clip else None
 
     def forward(self, x: Tensor, seen: Tensor | None, turns: tuple[Tensor, Tensor] | None = None) -> Tensor:
         """`(N, T, width)`; `seen` `(T, T)`, None = itself and all before it."""
@@ -112,7 +114,7 @@ class SelfAttention(nn.Module):
 
     def empty(self, x: Tensor) -> Cache:
         """The cache before the first token, for tokens like `x` `(N, 1, width)`."""
-        none = x.new_empty(len(x), self.heads, 0, x.shape[-1] // self.heads)
+        none = x.new_empty(len(x), self.heads, 0, self.size)
         return Cache(none, none)
 
     def step(

@@ -64,6 +64,35 @@ def test_images_are_read_block_by_block_and_come_out_upright():
     torch.testing.assert_close(model.log_prob(x, Rng.batch(0, total=2)), picked)
 
 
+@pytest.mark.parametrize(
+    "local",
+    [LINE, PLANE, {"mask": "full", "positions": "rotary-2d", "attention": 24, "width": 6}],
+    ids=["1-D", "2-D", "full"],
+)
+@pytest.mark.parametrize("field", GRIDS[:2], ids=lambda f: f"{f.kind}{f.shape}")
+def test_whole_pixels_tell_their_channels_one_after_the_other(field, local):
+    model = tiny(field, name="pixel-transformer", mixtures=3, **local)
+    assert largest_gap(model, model, label=torch.tensor([0, 1, 3])) < 1e-10
+    assert later_tokens_change_nothing(model, label=torch.tensor([0, 2]))
+    x, label = torch.randint(field.vocab, (2, *field.shape)), torch.tensor([1, 3])
+    flat = x.flatten(1)[:, model.order]
+    picked = model.logits(flat, label=label).log_softmax(-1).gather(-1, flat[..., None]).sum((1, 2))
+    torch.testing.assert_close(model.log_prob(x, Rng.batch(0, total=2), label=label), picked, rtol=0, atol=1e-10)
+    torch.testing.assert_close(model._within(flat[:, :5], {"label": label}), model.logits(flat, label=label)[:, :5])
+
+
+def test_every_image_of_whole_pixels_together_has_probability_one():
+    model = tiny(Field("image", (3, 1, 2), vocab=3), {}, name="pixel-transformer", mixtures=2, mask="full")
+    x = torch.cartesian_prod(*[torch.arange(3)] * 6).view(-1, 3, 1, 2)
+    total = model.log_prob(x, Rng.batch(0, total=len(x))).exp().sum()
+    assert abs(total.item() - 1) < 1e-10
+
+
+def test_codes_have_no_order_for_a_mixture():
+    with pytest.raises(GencliError, match=r"pixel-transformer tells images, whose values have an order, got codes"):
+        tiny(GRIDS[2], name="pixel-transformer", **LINE)
+
+
 def test_the_cifar_recipe_has_the_released_codes_layers():
     table = recipe.load("image-transformer-cifar10")
     with torch.device("meta"):
@@ -71,6 +100,16 @@ def test_the_cifar_recipe_has_the_released_codes_layers():
     block = 4 * 512 * 512 + 4 * 512 + 2 * 512 * 2048 + 2048 + 512 + 4 * 512
     assert sum(p.numel() for p in model.parameters()) == 12 * block + 768 * 512 + 512 * 256 + 512
     assert model.net.mask0.shape == (3072, 3072)
+
+
+def test_the_cifar_recipe_of_mixtures_has_the_released_codes_layers():
+    table = recipe.load("image-transformer-cifar10-dmol")
+    with torch.device("meta"):
+        model = choose("models", table["model"]).build(Spec(Field("image", (3, 32, 32), vocab=256)))
+    block = 4 * 256 * 512 + 3 * 512 + 256 + 2 * 256 * 512 + 512 + 256 + 4 * 256
+    ends = 768 * 256 + 256 * 100 + 1024 * 256 + 256  # ten mixtures of ten numbers; places; the start
+    assert sum(p.numel() for p in model.parameters()) == 12 * block + ends
+    assert model.net.mask0.shape == (1024, 1024)
 
 
 def test_blocks_of_the_wrong_dimension_are_refused_by_name():

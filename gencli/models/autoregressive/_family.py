@@ -94,7 +94,8 @@ class AutoregressiveModel(Model):
 class ImageAutoregressiveModel(AutoregressiveModel):
     """Over images `(C, H, W)` or grids `(h, w)` in raster order, channels innermost, or in the network's own; it keeps caches.
 
-    A subclass's Config has `net`, a network of role `sequence`.
+    A subclass's Config has `net`, a network of role `sequence`. What it says of tokens is logits of every value; one with a
+    `log_prob` gives the density of what it says itself.
     """
 
     _order: Tensor
@@ -117,6 +118,11 @@ class ImageAutoregressiveModel(AutoregressiveModel):
         flat[:, self.order] = tokens
         made = self.net(flat.view(len(tokens), *self.spec.x.shape), **self.known(cond))
         return made.flatten(1, -2)[:, self.order]
+
+    def _log_prob(self, x: Tensor, cond: Batch) -> Tensor:
+        if hasattr(self.net, "log_prob"):  # a network that tells a density makes no logits of all values
+            return self.net.log_prob(self.net(x, raw=True, **cond), x)
+        return super()._log_prob(x, cond)
 
     def start(self, n: int, **cond: Tensor) -> Any:
         return self.net.start(n, **self.known(cond))

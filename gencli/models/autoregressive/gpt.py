@@ -95,6 +95,8 @@ class GPT(ImageAutoregressiveModel):
         return {**losses, "bits_per_dim": losses["bits_per_dim"] * (self.spec.x.size / self.seen.size)}
 
     def _log_prob(self, x: Tensor, cond: Batch) -> Tensor:
+        if not self.window and hasattr(self.net, "log_prob"):
+            return super()._log_prob(x, cond)
         if x.shape[1:] == self.seen.shape:
             tokens = x.flatten(1)[:, self._inner]
             logits = self._within(tokens, cond)

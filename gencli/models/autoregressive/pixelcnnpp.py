@@ -17,8 +17,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from torch import Tensor
-
 from gencli.config import Part, opt, part
 from gencli.core import Batch, Rng
 from gencli.models.autoregressive._family import ImageAutoregressiveModel
@@ -37,8 +35,3 @@ class PixelCNNPP(ImageAutoregressiveModel):
         if isinstance(self.net, Network):
             batch = next(data)
             self.net.settle(batch["x"], **self.known(batch))
-
-    def _log_prob(self, x: Tensor, cond: Batch) -> Tensor:
-        if not isinstance(self.net, Network):
-            return super()._log_prob(x, cond)
-        return self.net.log_prob(self.net(x, raw=True, **cond), x)
