@@ -78,7 +78,9 @@ class PixelTransformer(Transformer):
         rows: Any = self.rows_of_channels
         return self.table(tokens + rows).sum(-2)
 
-    def forward(self, tokens: Tensor, *, ordered: bool = False, raw: bool = False, **cond: Tensor) -> Tensor:
+    def forward(  # type: ignore[override]  # no condition is called raw
+        self, tokens: Tensor, *, ordered: bool = False, raw: bool = False, **cond: Tensor
+    ) -> Tensor:
         """Logits `(N, *x.shape, V)` of tokens `(N, *x.shape)`, each from earlier tokens only; `ordered`: `(N, T, V)`.
 
         `raw` is for `log_prob`: what the last layer says of each pixel in the order of reading `(N, P, M)`.
