@@ -1,13 +1,16 @@
-"""Flows: MAF and NSF against zuko, Glow against a plain loop on the same networks, FFJORD against torchdiffeq used directly.
+"""Flows: MAF and NSF against zuko, Glow against a plain loop and normflows, FFJORD against torchdiffeq used directly.
 
 A training step of gencli is its `Trainer` with the recipe's settings, data included; the other side has its batch at hand and
 does what every example does: log-likelihood, backward pass, clipping, Adam. Sampling is `Run.sample` against the library's.
-Sizes are equal, and so are the numbers of parameters. FFJORD's two sides are one forward and one backward solve by the adjoint
-with the same field, weights, points and probes, so that losses and the numbers of evaluations can be compared.
+Sizes are equal, and so are the numbers of parameters; normflows, measured where it is installed, has no convolutions that tell
+the prior of what leaves, and no channel that tells the edge, so that it does less. FFJORD's two sides are one forward and one
+backward solve by the adjoint with the same field, weights, points and probes, so that losses and the numbers of evaluations can
+be compared.
 """
 
 from __future__ import annotations
 
+import importlib.util
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -40,12 +43,13 @@ def cases(folder: Path, mini: bool) -> list[Case]:
     size = Size(2, 8, 4, 4, 1, 8, 2) if mini else Size(5, 256, 8, 64, 4, 64, 64)
     rounds = 1 if mini else 5
     made = []
-    for name, peer in (("maf", "zuko"), ("nsf", "zuko"), ("glow", "a plain loop")):
-        same = partial(same_density if name == "glow" else same_size, name, size)
+    peers = [("maf", "zuko"), ("nsf", "zuko"), ("glow", "a plain loop")]
+    for name, peer in [*peers, *([("glow", "normflows")] if importlib.util.find_spec("normflows") else [])]:
+        same = {"zuko": same_size, "a plain loop": partial(same_density, size)}.get(peer, nothing_to_agree_on)
         label = f"training step, {name}, batch {size.batch}"
-        made.append(Case(label, peer, partial(training, name, size), rounds, same, memory=False))
+        made.append(Case(label, peer, partial(training, name, peer, size), rounds, same, memory=False))
         label = f"sampling, {name}, {size.drawn} images"
-        made.append(Case(label, peer, partial(sampling, name, size), rounds, memory=False))
+        made.append(Case(label, peer, partial(sampling, name, peer, size), rounds, memory=False))
     label = f"forward and adjoint solve, ffjord, {size.batch} points"
     made.append(Case(label, "torchdiffeq", partial(solving, size), rounds, same_solve, aim=0.95, memory=False))
     return made
@@ -87,7 +91,7 @@ def run_of(name: str, size: Size) -> Any:
     return run, opened.split("train")
 
 
-def training(name: str, size: Size, who: str) -> Side:
+def training(name: str, other: str, size: Size, who: str) -> Side:
     """A step of either side; the number of parameters."""
     if who == "gencli":
         from benchmarks._trainer import prepared
@@ -102,7 +106,7 @@ def training(name: str, size: Size, who: str) -> Side:
 
         return step
     torch.manual_seed(0)
-    flow = peer(name, size)
+    flow = peer(name, other, size)
     g = torch.Generator().manual_seed(0)
     x = torch.rand(size.batch, 1, 8, 8, generator=g) if name == "glow" else torch.randn(size.batch, VALUES, generator=g)
     optimiser = torch.optim.Adam(flow.parameters(), LR)
@@ -119,7 +123,7 @@ def training(name: str, size: Size, who: str) -> Side:
     return plain
 
 
-def sampling(name: str, size: Size, who: str) -> Side:
+def sampling(name: str, other: str, size: Size, who: str) -> Side:
     """Some samples of either side."""
     if who == "gencli":
         from gencli.core import Rng
@@ -128,16 +132,16 @@ def sampling(name: str, size: Size, who: str) -> Side:
         run.model.eval().requires_grad_(False)
         return lambda: run.sample(Rng.rows(range(size.drawn)))["x"]
     torch.manual_seed(0)
-    flow = peer(name, size).eval().requires_grad_(False)
+    flow = peer(name, other, size).eval().requires_grad_(False)
     if name == "glow":
         return lambda: flow.sample(size.drawn)
     return lambda: flow().sample((size.drawn,))
 
 
-def peer(name: str, size: Size) -> Any:
+def peer(name: str, other: str, size: Size) -> Any:
     """The other side's flow."""
     if name == "glow":
-        return PlainGlow(size)
+        return PlainGlow(size) if other == "a plain loop" else glow_of_normflows(size)
     import zuko
 
     hidden = {"hidden_features": (size.hidden,)}
@@ -146,9 +150,30 @@ def peer(name: str, size: Size) -> Any:
     return zuko.flows.NSF(VALUES, bins=size.bins, transforms=3, **hidden)
 
 
-def same_size(name: str, size: Size, ours: int, theirs: int) -> Outcome:
+def glow_of_normflows(size: Size) -> Any:
+    """As its own example of images is made, with norms in the networks as they are here."""
+    import normflows
+
+    flows, base = [], []
+    for channels, latent in ((8, (8, 2, 2)), (4, (2, 4, 4))):  # the innermost level first
+        block = partial(normflows.flows.GlowBlock, channels, size.width, use_lu=False, net_actnorm=True)
+        flows.append([*[block() for _ in range(size.steps)], normflows.flows.Squeeze()])
+        base.append(normflows.distributions.DiagGaussian(latent))
+    flow = normflows.MultiscaleFlow(base, flows, [normflows.flows.Merge()], class_cond=False)
+    flow.log_prob(torch.rand(size.batch, 1, 8, 8), None)  # sets the norms
+    draw, told = flow.sample, flow.log_prob
+    flow.sample, flow.log_prob = lambda n: draw(n)[0], lambda x: told(x, None)
+    return flow
+
+
+def same_size(ours: int, theirs: int) -> Outcome:
     """The networks are of one size."""
     return {"difference of parameters": (abs(ours - theirs), 0)}
+
+
+def nothing_to_agree_on(ours: int, theirs: int) -> Outcome:
+    """normflows' Glow is another one."""
+    return {}
 
 
 # -------------------------------------------------------------------------------------------------------------------- glow
@@ -240,11 +265,11 @@ class PlainGlow(nn.Module):
         return unfolded(x)
 
 
-def same_density(name: str, size: Size, ours: int, theirs: int) -> Outcome:
+def same_density(size: Size, ours: int, theirs: int) -> Outcome:
     """One size, and with the same weights one density."""
     from gencli.core import Rng
 
-    run, _ = run_of(name, size)
+    run, _ = run_of("glow", size)
     plain = PlainGlow(size)
     g = torch.Generator().manual_seed(0)
     own = dict(run.model.named_parameters())
@@ -258,7 +283,10 @@ def same_density(name: str, size: Size, ours: int, theirs: int) -> Outcome:
             value.copy_(there.add_(0.05 * torch.randn(there.shape, generator=g)))
         x = torch.rand(8, 1, 8, 8, generator=g)
         apart = (run.model.eval().log_prob(x, Rng.rows(range(8))) - plain.log_prob(x)).abs().max()
-    return {**same_size(name, size, ours, theirs), "nats apart with the same weights": (float(apart), 1e-2)}
+    return {
+        "difference of parameters": (abs(ours - theirs), 0),
+        "nats apart with the same weights": (float(apart), 1e-2),
+    }
 
 
 # ------------------------------------------------------------------------------------------------------------------ ffjord

@@ -34,6 +34,17 @@ class ActNorm(nn.Module):
             self._fit(x.detach(), torch.ones_like(x[0]) if among is None else among.expand(x.shape[1:]))
         return (x + _like(self.bias, x)) * self.log_slope(x).exp()
 
+    def after(self, weight: Tensor) -> tuple[Tensor, Tensor]:
+        """Weights and bias of this after a linear map `(C, …)` without a bias: one pass over x instead of three."""
+        slope = (FACTOR * self.log_scale).exp()
+        return weight * slope.view(-1, *[1] * (weight.ndim - 1)), (self.bias * slope).flatten()
+
+    def before(self, weight: Tensor) -> tuple[Tensor, Tensor]:
+        """Weights and bias of this before a linear map `(out, C)`."""
+        slope = (FACTOR * self.log_scale).exp().flatten()
+        made = weight * slope
+        return made, made @ self.bias.flatten()
+
     def inverse(self, y: Tensor) -> Tensor:
         return y * (-self.log_slope(y)).exp() - _like(self.bias, y)
 

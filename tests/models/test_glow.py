@@ -6,6 +6,7 @@ import flow_laws as laws
 import pytest
 import torch
 from tiny import smoke, trainer
+from torch.nn import functional as F
 
 from gencli import recipe
 from gencli.core import Field, Rng, Spec
@@ -69,16 +70,25 @@ def test_actnorm_gives_the_first_batch_mean_zero_and_deviation_one():
     outputs = {}
     norms = {name: module for name, module in model.named_modules() if isinstance(module, ActNorm)}
     batches = iter([{"x": x[:200]}, {"x": x[200:]}])
-    model.initialise(batches, 300, Rng.batch("i", total=1))
-    assert not any(norm.fitting for norm in norms.values())
     for name, norm in norms.items():
         norm.register_forward_hook(lambda module, ins, out, name=name: outputs.update({name: out.detach()}))
-    with torch.no_grad():
-        model.forward_flow(x[:256])
+    model.initialise(batches, 300, Rng.batch("i", total=1))
+    assert not any(norm.fitting for norm in norms.values())
     assert len(norms) == 2 * 2 * 3 and set(outputs) == set(norms)
     for name, out in outputs.items():
         std, mean = torch.std_mean(out, dim=(0, 2, 3), correction=0)
         assert mean.abs().max() < 1e-4 and (std - 1).abs().max() < 1e-2, name
+
+
+def test_a_norm_folded_into_a_convolution_is_the_norm():
+    torch.manual_seed(0)
+    norm, x = ActNorm(3).double(), torch.randn(2, 3, 4, 4, dtype=torch.float64)
+    for p in norm.parameters():
+        p.data = torch.randn_like(p) / 3
+    narrow, wide = torch.randn(3, 3, 3, 3, dtype=torch.float64), torch.randn(5, 3, dtype=torch.float64)
+    torch.testing.assert_close(F.conv2d(x, *norm.after(narrow)), norm(F.conv2d(x, narrow)))
+    weight, bias = norm.before(wide)
+    torch.testing.assert_close(F.conv2d(x, weight[..., None, None], bias), F.conv2d(norm(x), wide[..., None, None]))
 
 
 def test_at_first_couplings_and_priors_are_as_the_paper_starts_them():

@@ -91,9 +91,13 @@ class Step(nn.Module):
 
     def forward(self, x: Tensor, cond: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         """y and log |det dy/dx| `(N,)`."""
-        x = self.norm(x)
-        log_det = self.norm.volume(x) + torch.linalg.slogdet(self.mix.to(x)).logabsdet * (x.shape[2] * x.shape[3])
-        x = F.conv2d(x, self.mix.to(x)[..., None, None])
+        log_det = torch.linalg.slogdet(self.mix.to(x)).logabsdet * (x.shape[2] * x.shape[3])
+        if self.norm.fitting:
+            x = F.conv2d(self.norm(x), self.mix.to(x)[..., None, None])
+        else:
+            weight, bias = self.norm.before(self.mix)
+            x = F.conv2d(x, weight.to(x)[..., None, None], bias.to(x))
+        log_det = log_det + self.norm.volume(x)
         stays, free = x.chunk(2, dim=1)
         shift, log_scale = self._coupling(stays, cond)
         made = (free + shift) * log_scale.exp()
@@ -103,8 +107,11 @@ class Step(nn.Module):
         stays, made = y.chunk(2, dim=1)
         shift, log_scale = self._coupling(stays, cond)
         y = torch.cat([stays, made * (-log_scale).exp() - shift], dim=1)
-        columns = torch.linalg.solve(self.mix.to(y), y.movedim(1, 0).flatten(1))  # (C, N H W)
-        return self.norm.inverse(columns.unflatten(1, (len(y), *y.shape[2:])).movedim(0, 1))
+        mix = (
+            self.mix if y.device.type == "mps" else self.mix.double()
+        )  # as released: a small inverse, in double precision
+        back = torch.linalg.inv(mix).to(y)
+        return self.norm.inverse(F.conv2d(y, back[..., None, None]))
 
 
 class Level(nn.Module):
