@@ -2,10 +2,12 @@
 
     python -m benchmarks.pixels digits         [--runs DIR] [ROW …]     8×8, 17 grey levels, all 169 held-out images
     python -m benchmarks.pixels fashion-mnist  [--runs DIR] [ROW …]     28×28, 256 grey levels, 500 held-out images
+    python -m benchmarks.pixels curves         [--runs DIR]             training of the three PixelCNNs, as a picture
 
 Runs are looked for in DIR (`checkpoints`) and trained where they are missing, each by its laptop recipe; PixelCNN, Gated
 PixelCNN and PixelCNN++ for as many epochs as each other, and compared image by image: the mean difference to the row before
-it in that order, with the standard error of a mean of differences. Rows stand in `docs/quality.json`.
+it in that order, with the standard error of a mean of differences; one that is above what it should be below is marked, and
+`curves` shows why. `longer` rows have three times the steps. Rows stand in `docs/quality.json`.
 
 Two controls that every model must beat: a histogram for each pixel, of the training images with one more count of every
 value, and the size of the images as PNG files, each written alone with the strongest compression.
@@ -22,6 +24,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from matplotlib.figure import Figure
 from PIL import Image
 
 from benchmarks.quality import FACTS, once, stored, trained
@@ -34,13 +37,21 @@ from gencli.metrics._base import base_seed, item_rows, spread
 from gencli.metrics.bpd import Bpd, is_mass
 
 N = {"digits": 169, "fashion-mnist": 500}
-BEFORE = {"gated-pixelcnn": "pixelcnn", "pixelcnnpp": "gated-pixelcnn"}
+BEFORE = {
+    "gated-pixelcnn": "pixelcnn",
+    "pixelcnnpp": "gated-pixelcnn",
+    "gated-pixelcnn, longer": "pixelcnn, longer",
+}
 """What is compared with what, image by image."""
+PICTURE = FACTS.parent / "pictures" / "pixelcnns.png"
+CURVES = {"digits": (1.5, 2.6), "fashion-mnist": (2.8, 4.6)}
+"""The bits that a picture shows."""
 
 DIGITS = ("--image-size", "8", "--unconditional")
 EQUAL = ("--steps", "800", "--batch-size", "64")
 FASHION = ("--data", "fashion-mnist", "--unconditional")
 FEW = ("--steps", "500", "--batch-size", "16")
+MORE = ("--steps", "1500", "--batch-size", "16")
 ROWS: dict[str, dict[str, tuple[str, ...]]] = {
     "digits": {
         "made": ("made", *DIGITS),
@@ -61,6 +72,8 @@ ROWS: dict[str, dict[str, tuple[str, ...]]] = {
         "pixelcnn": ("pixelcnn", *FASHION, *FEW),
         "gated-pixelcnn": ("gated-pixelcnn", *FASHION, *FEW),
         "pixelcnnpp": ("pixelcnnpp-fashion-mnist", "--unconditional", *FEW),
+        "pixelcnn, longer": ("pixelcnn", *FASHION, *MORE),
+        "gated-pixelcnn, longer": ("gated-pixelcnn", *FASHION, *MORE),
         "pixelcnn-aux": ("pixelcnn-aux", *FASHION, *FEW),
         "spn": ("spn", *FASHION, *FEW),
         "gpt": ("gpt", *FASHION, *FEW),
@@ -101,6 +114,7 @@ def row(data: str, name: str, run: Run, folder: Path) -> dict[str, Any]:
     before = folder / f"{BEFORE.get(name)}.npy"
     if before.exists():
         made["apart"], made["apart_error"] = with_error(bits - np.load(before))
+        made["mark"] = "undertrained" if made["apart"] > 0 else ""
     return made
 
 
@@ -150,18 +164,45 @@ def measured(data: str, names: list[str], runs: Path) -> None:
     files.atomic_json(FACTS, facts)
     for name in names or ROWS[data]:
         recipe, *flags = ROWS[data][name]
-        run = trained(recipe, runs, *flags, called=f"{name}-{data}-bits")
+        run = trained(recipe, runs, *flags, called=called(data, name))
         measure = partial(row, data, name, run, runs / f"bits-{data}")
         print(name, once(f"pixels-{data}", name, run, measure), flush=True)
 
 
+def called(data: str, name: str) -> str:
+    """A row's run."""
+    return f"{name.replace(', ', '-')}-{data}-bits"
+
+
+def curves(runs: Path) -> None:
+    """Bits of training batches by step, averaged over a twentieth of the run, and at the end those of held-out images."""
+    figure = Figure(figsize=(9, 3.5), layout="constrained")
+    facts = stored()
+    for place, data in enumerate(ROWS, 1):
+        axes = figure.add_subplot(1, len(ROWS), place)
+        for i, name in enumerate(name for name in ROWS[data] if "pixelcnn" in name and name != "pixelcnn-aux"):
+            log = [row for row in rows_of(runs / called(data, name)) if "bits_per_dim" in row]
+            width = max(1, len(log) // 20)
+            parts = [log[i : i + width] for i in range(0, len(log), width)]
+            bits = [np.mean([row["bits_per_dim"] for row in part]) for part in parts]
+            axes.plot([part[-1]["step"] for part in parts], bits, color=f"C{i}", label=name)
+            held_out = facts[f"pixels-{data}"][name]
+            axes.errorbar(log[-1]["step"], held_out["bits"], held_out["error"], color=f"C{i}", marker="o", capsize=3)
+        axes.set(title=data, xlabel="step", ylabel="bits/dim (held out: ●)", ylim=CURVES[data])
+        axes.legend(fontsize=7)
+    figure.savefig(PICTURE, dpi=120)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("data", choices=tuple(ROWS))
+    parser.add_argument("data", choices=(*ROWS, "curves"))
     parser.add_argument("rows", nargs="*", metavar="ROW")
     parser.add_argument("--runs", type=Path, default=Path("checkpoints"), help="where runs are, and are made")
     given = parser.parse_args()
-    measured(given.data, given.rows, given.runs)
+    if given.data == "curves":
+        curves(given.runs)
+    else:
+        measured(given.data, given.rows, given.runs)
 
 
 if __name__ == "__main__":

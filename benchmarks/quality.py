@@ -245,12 +245,12 @@ def told(cell: compare.Cell, best: float) -> dict[str, Any]:
 # ---------------------------------------------------------------------------------------------------------------- page
 
 
-BITS_COLUMNS = ("steps", "parameters", "minutes", "bits", "error", "kind", "apart", "apart_error", "falling")
+BITS_COLUMNS = ("steps", "parameters", "minutes", "bits", "error", "kind", "apart", "apart_error", "mark", "falling")
 PIXELS = (
     "Bits per dimension without classes, by `python -m benchmarks.pixels`, which says how. `apart` is the mean difference, "
-    "image by image, of Gated PixelCNN to PixelCNN and of PixelCNN++ to Gated PixelCNN after as many epochs; `falling` what "
-    "the loss still lost of itself in the last tenth (above 0.01 the row is undertrained). Minutes are of one thread of a "
-    "machine that did other things too. "
+    "image by image, of Gated PixelCNN to PixelCNN and of PixelCNN++ to Gated PixelCNN after as many epochs, marked where it "
+    "has the wrong sign (its curve: `pictures/pixelcnns.png`); `falling` what the loss still lost of itself in the last tenth. "
+    "Minutes are of one thread of a machine that did other things too. "
 )
 FLOWS = (
     "Normalising flows by their laptop recipes, by `python -m benchmarks.flows`, which says how. Of dequantised images, the "
@@ -336,9 +336,15 @@ def page(facts: dict[str, Any]) -> str:
             "## Checkpoint × sampler\n",
             f"{text}; in brackets where it is above {WORST:g} times its column's best.\n",
         ]
-        cells = [[name, *(in_words(facts["matrix"][run]["cells"][name]) for run in names)] for name in samplers()]
+        cells = [
+            [name, *(in_words(facts["matrix"][run]["cells"].get(name, NOT_MEASURED)) for run in names)]
+            for name in samplers()
+        ]
         parts.append(lines(["sampler", *names], cells))
     return "\n".join(parts)
+
+
+NOT_MEASURED = {"reason": "not measured"}
 
 
 def in_words(cell: dict[str, Any]) -> str:
