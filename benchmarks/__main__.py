@@ -20,7 +20,19 @@ from typing import Any
 
 from benchmarks import _frame
 
-NAMES = ("startup", "unet", "dit", "frechet", "extraction", "token_sampling", "gpt", "flow_speed", "vae", "precision")
+NAMES = (
+    "startup",
+    "unet",
+    "dit",
+    "frechet",
+    "extraction",
+    "token_sampling",
+    "gpt",
+    "flow_speed",
+    "gan_speed",
+    "vae",
+    "precision",
+)
 
 
 def cases(name: str, folder: Path, mini: bool) -> list[_frame.Case]:
