@@ -52,6 +52,8 @@ EQUAL = ("--steps", "800", "--batch-size", "64")
 FASHION = ("--data", "fashion-mnist", "--unconditional")
 FEW = ("--steps", "500", "--batch-size", "16")
 MORE = ("--steps", "1500", "--batch-size", "16")
+NARROW = ("--steps", "1000", "--batch-size", "32", "--lr", "1e-2", "--net.hidden", "64", "--no-net.direct")
+"""Of MADE, whose output layer has a row for every value of every pixel."""
 ROWS: dict[str, dict[str, tuple[str, ...]]] = {
     "digits": {
         "made": ("made", *DIGITS),
@@ -67,7 +69,7 @@ ROWS: dict[str, dict[str, tuple[str, ...]]] = {
         "hier-ar-aux": ("hier-ar-aux", *DIGITS),
     },
     "fashion-mnist": {
-        "made": ("made", *FASHION, *FEW, "--net.hidden", "64", "--no-net.direct"),
+        "made": ("made", *FASHION, *NARROW),
         "pixelrnn": ("pixelrnn", *FASHION, *FEW),
         "pixelcnn": ("pixelcnn", *FASHION, *FEW),
         "gated-pixelcnn": ("gated-pixelcnn", *FASHION, *FEW),

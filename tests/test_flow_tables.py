@@ -10,7 +10,7 @@ import pytest
 import torch
 from tiny import smoke, table, trained
 
-from benchmarks import flow_memory, flows, quality
+from benchmarks import flow_memory, flows, page
 from gencli import recipe
 from gencli.bundle import Run
 from gencli.config import merge
@@ -84,5 +84,5 @@ def test_the_page_has_every_table_of_flows() -> None:
         "flows-points": {"maf": {"nats": 1.5, "above": 0.07, "integral": 1.0}},
         "flow-memory": {"RevNet": {"times": 1.0}},
     }
-    page = quality.page(facts)
-    assert "## Flows of points" in page and "| maf |" in page and "## Memory against depth" in page
+    made = page.page(facts)
+    assert "## Flows of points" in made and "| maf |" in made and "## Memory against depth" in made

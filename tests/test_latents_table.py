@@ -7,7 +7,7 @@ import pytest
 import torch
 from tiny import opened, smoke, trained
 
-from benchmarks import latents, quality
+from benchmarks import latents, page
 from gencli import recipe, registry
 from gencli.bundle import Run
 from gencli.config import merge
@@ -55,7 +55,7 @@ def test_every_row_has_its_recipe_and_every_pair_its_other(tmp_path):
             assert name.startswith(model.public_name()) or name == "vae-deep", (table, name)
             assert len(flags) == sum(2 - (flag == "--unconditional") for flag in flags if flag.startswith("--"))
     assert set(latents.AGAINST) | set(latents.AGAINST.values()) == set(latents.ROWS["seeds"])
-    assert {f"latents-{table}" for table in latents.ROWS} <= set(quality.HEADS)
+    assert {f"latents-{table}" for table in latents.ROWS} <= set(page.HEADS)
     made = recipe.load(latents.binarised("nf-vae", tmp_path))
     assert made == {**recipe.load("nf-vae"), "codecs": [{"name": "binarise"}], "recipe": "nf-vae-binarised"}
     assert latents.binarised("nvil", tmp_path) == "nvil"
