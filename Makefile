@@ -1,9 +1,10 @@
 # make demo   install what running needs, then train, sample and evaluate on digits
 # make test   install what the tests need, then lint, types and the whole suite
 # make slow   what takes minutes; make quality, make bench: the figures of docs/ (hours; resumable); make wheel: dist/*.whl
+# make soak   hundreds of kills, each run compared with one that was left alone
 SHELL := bash
 .DEFAULT_GOAL := demo
-.PHONY: venv demo test lint slow quality bench wheel clean
+.PHONY: venv demo test lint slow soak quality bench wheel clean
 .DELETE_ON_ERROR:
 
 PYTHON ?= python3
@@ -54,6 +55,9 @@ test: lint
 
 slow: .venv/.tested
 	$(ONE_THREAD) $(BIN)/python -m pytest -n 2 -m slow --durations 0
+
+soak: .venv/.tested
+	$(ONE_THREAD) $(BIN)/python -m pytest -m slow --durations 0 tests/faults
 
 quality: .venv/.tested
 	for table in points digits bits matrix; do $(BIN)/python -m benchmarks.quality $$table; done

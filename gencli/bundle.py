@@ -105,10 +105,14 @@ class Run:
             codec = chosen.build(codec_run) if chosen.name == "learned" else chosen.build()
             spec = codec.spec(spec)
             codecs.append(codec)
-        model = part.build(spec)
+        adapters = [choose("adapters", table, where="adapters").build() for table in recipe.get("adapters", [])]
+        narrow = spec
+        for adapter in adapters:
+            narrow = adapter.narrowed(narrow)
+        model = part.build(narrow)
         model.attach()
-        for table in recipe.get("adapters", []):
-            choose("adapters", table, where="adapters").build().apply(model)
+        for adapter in adapters:
+            adapter.apply(model, spec)
         return cls(model, codecs, spec, data_spec, {"recipe": dict(recipe)}, sources or {})
 
     @classmethod
@@ -153,7 +157,9 @@ class Run:
         return sampler
 
     def default_sampler(self) -> str:
-        """The sampler for the interface that the model offers."""
+        """The sampler for the interface that the model offers, and for what its estimate is."""
+        if getattr(self.model, "meaning", None) == "endpoint":
+            return "renoise"
         for interface, name in DEFAULT_SAMPLERS:
             if isinstance(self.model, interface):
                 return name
@@ -202,29 +208,52 @@ class Run:
         return {"x": picture, **(cond or {})}
 
     def _supplied(self, rng: Rng, given: Batch) -> Batch:
-        """The conditions with those that are absent drawn from the sources, each given those drawn before it."""
+        """The conditions as the model takes them, those that are absent drawn from the sources, each given those before."""
         absent = {key: source for key, source in self.sources.items() if key in self.spec.cond and key not in given}
+        noise: Batch = {}
         while absent:
             key = min(absent, key=lambda key: sum(other in absent for other in absent[key].spec.cond))
-            source = absent.pop(key)
+            source, until = absent.pop(key), self.model.until(key)
             source.model.to(self.model.device)
             inner = {k: v for k, v in given.items() if k in source.spec.cond}
-            drawn = source.draw(rng.at("source", key), inner, source.guidance if inner else 1.0)
-            picture = drawn if source.spec.x == self.spec.cond[key] else source.decode({**inner, **drawn})
-            given = {**given, key: picture["x"].to(self.model.device)}
+            drawn = source.draw(rng.at("source", key), inner, source.guidance if inner else 1.0, until)
+            if until:
+                noise[key] = drawn.pop("sigma")
+            made = drawn["x"] if until else self._made(key, source, {**inner, **drawn})
+            given = {**given, key: made.to(self.model.device)}
         for codec in self.codecs:
             codec.require(given)
-        return given
+        return self.model.supplied(given, rng.at("supplied"), noise)
 
-    def draw(self, rng: Rng, cond: Batch, guidance: float = 1.0) -> Batch:
-        """Samples in model space by the run's own sampler, with the conditions that its sources gave."""
+    def _made(self, key: str, source: Run, drawn: Batch) -> Tensor:
+        """What a source drew, as a condition; an image becomes whole grey levels on the way, as an image from a file has."""
+        if key in self.data_spec.cond and self.data_spec.cond[key].kind == "image":
+            return self.pictures({key: source.decode(drawn)["x"]})[key]
+        return (drawn if source.spec.x == self.spec.cond[key] else source.decode(drawn))["x"]
+
+    def pictures(self, raw: Mapping[str, Tensor]) -> Batch:
+        """Images of the data among the conditions, as the model is given them."""
+        n = len(next(iter(raw.values())))
+        blank = torch.zeros(n, *self.data_spec.x.shape, dtype=torch.uint8)
+        made = self.encode({"x": blank, **raw}, Rng.rows([0] * n))
+        return {key: made[key] for key in raw}
+
+    def draw(self, rng: Rng, cond: Batch, guidance: float = 1.0, until: float = 0.0) -> Batch:
+        """Samples in model space by the run's own sampler, with the conditions that its sources gave.
+
+        With `until` a sampler of denoisers stops at the first level of noise that is not above it: x then has noise, is
+        scaled to unit variance for data of unit variance, and `sigma` is its level.
+        """
         given = self._supplied(rng, cond)
         frame: Any = None
         with torch.no_grad():
-            for frame in self.sampler().frames(self.model, self.spec, len(rng), rng, given, guidance):  # noqa: B007
-                pass
+            for frame in self.sampler().frames(self.model, self.spec, len(rng), rng, given, guidance):
+                if until and frame.info["sigma"] <= until:
+                    break
         assert frame is not None, "a sampler must yield at least one frame"
-        return {**given, "x": frame.x}
+        if not until:
+            return {**given, "x": frame.x}
+        return {**given, "x": frame.info["noisy"], "sigma": frame.info["sigma"].expand(len(rng))}
 
     # --------------------------------------------------------------------------------------------------------------- identity
 

@@ -176,6 +176,7 @@ class Phase:
         every: the phase runs when `step % every == 0`.
         optim: settings that override the run's optimiser settings.
         shares: the phase whose optimiser this one steps.
+        restarts: turns, ascending, at which the schedule of the learning rate begins anew.
     """
 
     name: str
@@ -183,6 +184,7 @@ class Phase:
     every: int = 1
     optim: Mapping[str, Any] = field(default_factory=dict)
     shares: str | None = None
+    restarts: tuple[int, ...] = ()
 
 
 class Items(Protocol):
@@ -247,6 +249,20 @@ class Model(nn.Module, Component, ABC):
         Runs on every process, with the same `turn`: its randomness has the rows of the global batch. What a process
         gathered from its own rows is summed with `all_reduce` here.
         """
+
+    def supplied(self, cond: Batch, rng: Rng, noise: Mapping[str, Tensor]) -> Batch:
+        """The conditions of samples as the networks take them, from those that were given or drawn from a source.
+
+        Args:
+            cond: one row a sample.
+            rng: of what is added to them, one row a sample.
+            noise: the level σ `(N,)` of those whose source stopped `until` it, scaled to unit variance.
+        """
+        return cond
+
+    def until(self, key: str) -> float:
+        """The level of noise σ at which the source of a condition stops; 0 = it ends."""
+        return 0.0
 
     @property
     def device(self) -> torch.device:

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from gencli import crash
 from gencli.errors import GencliError
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
@@ -33,6 +34,7 @@ def atomic_write(path: str | Path, data: bytes) -> Path:
         GencliError: code 1; the disk is full, the folder is read-only, or the system says no otherwise.
     """
     with atomic_path(path) as temporary:
+        crash.point("file.half", lambda: temporary.write_bytes(data[: len(data) // 2]))
         temporary.write_bytes(data)
     return Path(path)
 
@@ -52,9 +54,13 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         with explained(target):
             target.parent.mkdir(parents=True, exist_ok=True)
             yield temporary
+            crash.point("file.written")
             _sync(temporary)
+            crash.point("file.synced")
             replace(temporary, target)
+            crash.point("file.renamed")
             sync_folder(target.parent)
+            crash.point("file.kept")
     finally:
         with contextlib.suppress(OSError):  # the first error is the one to report
             temporary.unlink(missing_ok=True)

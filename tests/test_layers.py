@@ -11,7 +11,7 @@ PACKAGE = Path(__file__).parents[1] / "gencli"
 
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("errors",),
-    ("plugins", "registry", "config", "core", "device", "files", "home", "launch", "recipe"),
+    ("plugins", "registry", "config", "core", "crash", "device", "files", "home", "launch", "recipe"),
     ("bundle", "runs"),
     ("nn",),
     ("networks",),

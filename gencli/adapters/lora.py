@@ -27,6 +27,7 @@ from torch.nn import functional as F
 
 from gencli.adapters._base import Adapter
 from gencli.config import opt
+from gencli.core import Spec
 from gencli.errors import GencliError
 
 
@@ -46,7 +47,7 @@ class Lora(Adapter):
         except re.error as error:
             raise GencliError(f"lora: layers is '{config.layers}': {error}", "give a regular expression") from None
 
-    def apply(self, model: nn.Module) -> None:
+    def apply(self, model: nn.Module, spec: Spec) -> None:
         model.requires_grad_(False)
         found = [
             module for name, module in model.named_modules() if type(module) in KINDS and self.pattern.search(name)

@@ -17,7 +17,26 @@ from gencli.cli import console
 from gencli.cli.options import Flag, build
 from gencli.errors import GencliError
 
-READS = ("diffusers", "pt", "safetensors")
+READS = (
+    "dcgan",
+    "diffusers",
+    "dit",
+    "edm",
+    "edm2",
+    "guided-diffusion",
+    "image-gpt",
+    "improved-diffusion",
+    "ldm",
+    "ncsnv2",
+    "openai-ddpm",
+    "pt",
+    "safetensors",
+    "score-sde",
+    "stylegan2-ada",
+    "taming-vqgan",
+    "u-vit",
+)
+OFFICIAL = ("codec", "image_size", "recipe", "reference")  # what only the formats of other authors' checkpoints take
 
 
 def command() -> Any:
@@ -34,13 +53,17 @@ def _likes(incomplete: str) -> list[str]:
     return [name for name in sorted(known) if name.startswith(incomplete)]
 
 
+def _recipes(incomplete: str) -> list[str]:
+    return [name for name in sorted(recipes.names()) if name.startswith(incomplete)]
+
+
 def _flags() -> list[Flag]:
     formats = tuple(registry.entries("converters"))
     complete = lambda known: lambda incomplete: [name for name in known if name.startswith(incomplete)]  # noqa: E731
     return [
         Flag("name", (), str, "a run or model; with --from, a file or folder", metavar="RUN|PATH", complete=_names),
-        Flag("to", ("--to",), str, "the format to write", metavar="|".join(formats), complete=complete(formats)),
-        Flag("from", ("--from",), str, "the format to read", metavar="|".join(READS), complete=complete(READS)),
+        Flag("to", ("--to",), str, "the format to write", metavar="FORMAT", complete=complete(formats)),
+        Flag("from", ("--from",), str, "the format to read", metavar="FORMAT", complete=complete(READS)),
         Flag(
             "ema",
             ("--ema",),
@@ -50,6 +73,10 @@ def _flags() -> list[Flag]:
         ),
         Flag("out", ("--out",), str, "where to write", shown="converted/RUN…, or checkpoints for a new run"),
         Flag("like", ("--like",), str, "run or recipe that says what foreign weights are", complete=_likes),
+        Flag("codec", ("--codec",), str, "autoencoder whose latents a released model is of", complete=_names),
+        Flag("image_size", ("--image-size",), int, "side of a released model's images", shown="what its weights say"),
+        Flag("recipe", ("--recipe",), str, "recipe for what a released file does not say", complete=_recipes),
+        Flag("reference", ("--reference",), str, "file of a released model's inputs and outputs, to be compared"),
         Flag("called", ("--name",), str, "name of the new run", shown="as it was called, or RUN-ema-WIDTH"),
         Flag("verify", ("--verify/--no-verify",), bool, "compare the result with the original", shown="on"),
         Flag("overwrite", ("--overwrite",), bool, "write over what is there", default=False),
@@ -80,19 +107,27 @@ def _check(values: dict[str, Any]) -> None:
     if not given or {"to", "from"} <= given:
         raise GencliError(
             "`gencli convert` needs either --to or --from, or --ema",
-            f"gencli convert RUN --to {'|'.join(registry.entries('converters'))}, or PATH --from {'|'.join(READS)}",
+            "gencli convert RUN --to FORMAT, or PATH --from FORMAT: `gencli list converters` has them",
         )
     if {"ema", "from"} <= given:
         raise GencliError("--ema goes with a run, not with --from", "make a run of the file first")
     new_run = "from" if "to" in values else "ema"
-    for key, others in (("like", ("from",)), ("called", ("from", new_run)), ("overwrite", ("to",))):
+    only = [(key, ("from",)) for key in ("like", *OFFICIAL)]
+    for key, others in (*only, ("called", ("from", new_run)), ("overwrite", ("to",))):
         if values.get(key) and not given & set(others):
-            flag = {"called": "name"}.get(key, key)
+            flag = {"called": "name"}.get(key, key).replace("_", "-")
             raise GencliError(f"--{flag} goes with --{others[0]}", f"leave --{flag} out")
 
 
-def _format(name: str) -> Any:
-    return registry.load("converters", name).make()
+def _format(name: str, values: dict[str, Any] | None = None) -> Any:
+    """The converter, with those of its settings that were given."""
+    kind = registry.load("converters", name)
+    given = {key: value for key, value in (values or {}).items() if key in OFFICIAL}
+    known = {setting.name for setting in dataclasses.fields(kind.Config)}
+    for key in given.keys() - known:
+        flag = f"--{key.replace('_', '-')}"
+        raise GencliError(f"{flag} goes with a released model's format, not with {name}", f"leave {flag} out")
+    return kind.make(given)
 
 
 def _out(values: dict[str, Any]) -> Any:
@@ -171,7 +206,7 @@ def _in(values: dict[str, Any]) -> Any:
                 f"--from is '{values['from']}', which is only written", f"choose one of {', '.join(READS)}"
             )
         raise registry.unknown("format", values["from"], READS, "gencli convert --help")
-    converter = _format(values["from"])
+    converter = _format(values["from"], values)
     path = Path(values["name"])
     if not (path.is_dir() if converter.folder else path.is_file()):
         what = "folder" if converter.folder else "file"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import os
+import signal
 import sys
 from pathlib import Path
 from typing import Any, NoReturn
@@ -32,6 +33,8 @@ COMMANDS = {
     "convert": "convert",
     "runs": "runs_",
     "cache": "cache",
+    "replay": "replay",
+    "selftest": "selftest",
     "env": "env",
     "demo": "demo",
 }
@@ -107,6 +110,8 @@ def main() -> None:
             core.join(cpu=device.default().type == "cpu")
         elif not here.main:
             return
+        if here.size == 1:  # several are ended by their launcher
+            _end_tidily()
         code = app(args=args, standalone_mode=False, prog_name="gencli")
         console.flush_json()
         sys.stdout.flush()
@@ -125,6 +130,18 @@ def main() -> None:
             raise
         _fail(_readable(error), here, 2 if hasattr(error, "format_message") else 1)
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _end_tidily() -> None:
+    """SIGTERM and SIGHUP unwind as Ctrl-C does, so that nothing half written stays; training has its own way to stop."""
+
+    def end(number: int, frame: Any) -> NoReturn:
+        raise SystemExit(128 + number)
+
+    for name in ("SIGTERM", "SIGHUP"):
+        number = getattr(signal, name, None)
+        if number is not None and signal.getsignal(number) == signal.SIG_DFL:
+            signal.signal(number, end)
 
 
 def _hush() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from gencli import recipe as recipes
 from gencli import registry, runs
 from gencli.cli.options import Flag, chosen_value, flag_of
 from gencli.config import settings
@@ -14,7 +15,7 @@ ADAPTER = Flag(
     "adapter",
     ("--adapter",),
     str,
-    "with --from: train little beside the weights, which stay as they are (lora)",
+    "with --from: train little beside the weights, which stay as they are (lora, controlnet)",
     "Run",
     complete=lambda incomplete: [name for name in registry.entries("adapters") if name.startswith(incomplete)],
 )
@@ -44,6 +45,32 @@ def adapters(own: dict[str, Any], chosen: dict[str, Any]) -> list[dict[str, Any]
             f"run {own['from']} has the adapter {there[0]['name']} already", "leave --adapter out to train it further"
         )
     return [{"name": registry.public_name(name), **chosen}]
+
+
+def begun_with(name: str, data: str | None, smoke: bool, begun: str | None, teacher: str | None) -> dict[str, Any]:
+    """The recipe, with the settings of the run that it begins from or the denoiser, data and codecs of its teacher.
+
+    Args:
+        name: recipe or model.
+        data: a registered data set that was asked for.
+        smoke: the recipe in miniature.
+        begun: the run that the new one begins from.
+        teacher: the run that teaches it.
+    """
+    table = recipes.load(name, data=data, smoke=smoke)
+    from gencli.training import teaching  # needs torch, which a name that is unknown is answered without
+
+    if begun is None:
+        return teaching.taught(table, teacher) if teacher else {**table, "model": teaching.filled(table["model"])}
+    found = begun_from(begun, registry.public_name(table["model"]["name"]))
+    kept = {
+        key: found.config["recipe"][key]
+        for key in ("model", "codecs", "sample", "adapters")
+        if key in found.config["recipe"]
+    }
+    if teacher:
+        kept["model"] = {**kept["model"], "teacher": teacher}
+    return {**table, **kept, "data": table["data"] if data and "data" in table else found.config["recipe"]["data"]}
 
 
 def begun_from(name: str, model: str) -> runs.Found:

@@ -110,14 +110,14 @@ def chosen_value(args: Iterable[str], flag: str) -> str | None:
 
 
 def nested(values: Mapping[str, Any]) -> dict[str, Any]:
-    """`{"net.width": 64, "net": "dit"}` -> `{"net": {"name": "dit", "width": 64}}`."""
+    """`{"net.width": 64, "net": "dit"}` -> `{"net": {"name": "dit", "width": 64}}`, to any depth."""
     made: dict[str, Any] = {}
     for path, value in sorted(values.items()):
-        head, _, tail = path.partition(".")
-        if not tail:
-            made[head] = value
-            continue
-        below = made.get(head)
-        below = {"name": below} if isinstance(below, str) else below or {}
-        made[head] = {**below, tail: value}
+        *heads, last = path.split(".")
+        table = made
+        for head in heads:
+            below = table.get(head, {})
+            table[head] = {"name": below} if isinstance(below, str) else below
+            table = table[head]
+        table[last] = value
     return made

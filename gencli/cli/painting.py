@@ -42,7 +42,7 @@ class Painting:
             inputs = read_inputs(run, values["input"], values.get("fit"))
             known = run.encode({"x": inputs.x, **inputs.cond}, Rng.rows([0] * len(inputs)))["x"].cpu()
             return cls("known", inputs, {"known": known}, each)
-        key = next(iter(pictures(run)), None)
+        key = next(iter(pictures(run, drawn=True)), None)
         if "input" not in values or "keep" in values or key is None:
             return None
         inputs = read_inputs(run, values["input"], values.get("fit"), key)

@@ -57,7 +57,7 @@ def resolve(name: str, checkpoint: str | None, sampler: str | None) -> tuple[run
     if key in registry.entries("samplers"):
         if checkpoint:
             return runs.named(checkpoint), key
-        fits = registry.load("samplers", key).fits
+        fits = registry.load("samplers", key).suits
         found = runs.newest(lambda run: (model := registry.attempt("models", run.model)) is not None and fits(model))
         if found is None:
             raise GencliError(

@@ -15,7 +15,7 @@ from typer.core import TyperGroup
 
 from gencli import home, registry, runs
 from gencli import recipe as recipes
-from gencli.cli import console, nesting, plan
+from gencli.cli import console, nesting, plan, verifying
 from gencli.cli.options import Flag, build, chosen_value, flag_of, nested
 from gencli.config import choose, merge, settings
 from gencli.errors import GencliError
@@ -77,14 +77,15 @@ def _summary(name: str) -> Any:
 def _command(name: str, args: list[str]) -> Any:
     """The real subcommand, with the flags of the model, network and data chosen in `args`."""
     data = chosen_value(args, "--data")
-    table = _base(name, data, "--smoke" in args, chosen_value(args, "--from"))
+    begun, teacher = chosen_value(args, "--from"), chosen_value(args, "--teacher")
+    table = nesting.begun_with(name, _registered(data), "--smoke" in args, begun, teacher)
     model = registry.entry("models", table["model"]["name"])
     chosen = {key: value for key, value in table["model"].items() if key != "name"}
     rows = settings(model.load().Config, chosen=chosen)
     for row in rows:
         picked = chosen_value(args, f"--{row.path.replace('_', '-')}") if row.part else None
         if picked:
-            chosen = merge(chosen, {row.path: {"name": picked}})
+            chosen = merge(chosen, nested({row.path: picked}))
     return build(
         table["recipe"],
         f"{model.title}\n\n{_paper(model)}",
@@ -186,6 +187,7 @@ _RUN = [
         "Run",
         default=False,
     ),
+    verifying.FLAG,
 ]
 
 
@@ -197,10 +199,23 @@ def run(name: str, values: dict[str, Any]) -> None:
 
     own: dict[str, Any] = {
         key: values.pop(key)
-        for key in ("data", "codec", "source", "from", "adapter", "resume", "name", "out", "smoke", "plan")
+        for key in (
+            "data",
+            "codec",
+            "source",
+            "from",
+            "adapter",
+            "resume",
+            "name",
+            "out",
+            "smoke",
+            "plan",
+            "verify_resume",
+        )
         if key in values
     }
     given: dict[str, Any] = {key: nested(_under(key, values)) for key in ("model", "data", "train")}
+    own["teacher"] = given["model"].get("teacher")
     if "adapter" in own:
         given["adapters"] = nesting.adapters(own, nested(_under("adapter", values)))
     if {"from", "resume"} <= own.keys():
@@ -208,10 +223,12 @@ def run(name: str, values: dict[str, Any]) -> None:
     old = _to_resume(name, own["resume"]) if "resume" in own else None
     sources = nesting.sources(own.get("source", []), old)
     base, codec_run = (dict(old.config["recipe"]), None) if old else _fresh(name, own)
+    if not old:
+        given["model"].pop("teacher", None)  # it stands in the base, by the name of its run
     if "data" in own:
         base["data"] = merge(base["data"], _data_table(own["data"]))
-        if "from" in own:
-            base["data"] = nesting.sized_like(base["data"], runs.named(own["from"]))
+        if other := own.get("from", own["teacher"]):
+            base["data"] = nesting.sized_like(base["data"], runs.named(other))
     table = resolve(merge(base, {key: value for key, value in given.items() if value}))
     data = open_table(table["data"])
     changes = refuse_changes(resolve(old.config["recipe"]), table, old.name) if old else []
@@ -219,26 +236,14 @@ def run(name: str, values: dict[str, Any]) -> None:
     if own.get("plan"):
         codec_run, done = (nesting.codec_of(old), old.config["step"]) if old else (codec_run, 0)
         return plan.show(table, data, root, codec_run, done, nesting.sources_of(old) if old else sources)
+    begun = runs.named(own["from"]).path if "from" in own else None
+    if own.get("verify_resume"):
+        return verifying.show(table, codec_run, sources, begun, old)
     with console.hook() as data.progress:
         with main_first():
             notes = [*data.notes, *changes]
-        begun = runs.named(own["from"]).path if "from" in own else None
         session = Session(table, data, root, own.get("name"), codec_run, old.path if old else None, sources, begun)
     _watch(session, [*notes, *session.notes], name)
-
-
-def _base(name: str, data: str | None, smoke: bool, begun: str | None) -> dict[str, Any]:
-    """The recipe, with the settings of the run that it begins from."""
-    table = recipes.load(name, data=_registered(data), smoke=smoke)
-    if begun is None:
-        return table
-    found = nesting.begun_from(begun, registry.public_name(table["model"]["name"]))
-    kept = {
-        key: found.config["recipe"][key]
-        for key in ("model", "codecs", "sample", "adapters")
-        if key in found.config["recipe"]
-    }
-    return {**table, **kept, "data": table["data"] if data and "data" in table else found.config["recipe"]["data"]}
 
 
 def _under(table: str, values: dict[str, Any]) -> dict[str, Any]:
@@ -249,10 +254,12 @@ def _fresh(name: str, own: dict[str, Any]) -> tuple[dict[str, Any], Any]:
     """The recipe of a new run, and the run whose latents are its data."""
     from gencli.bundle import Run
 
-    base = _base(name, own.get("data"), own.get("smoke", False), own.get("from"))
+    data, begun, teacher = _registered(own.get("data")), own.get("from"), own["teacher"]
+    base = nesting.begun_with(name, data, own.get("smoke", False), begun, teacher)
     base.setdefault("data", {"name": "digits"})
     if "codec" not in own:
-        return base, nesting.codec_of(runs.named(own["from"])) if "from" in own else None
+        other = begun or teacher
+        return base, nesting.codec_of(runs.named(other)) if other else None
     wanted, level = nesting.levelled(own["codec"])
     codec_run = Run.load(runs.named(wanted, as_codec=True).path)
     base["data"] = codec_run.config["recipe"]["data"]
@@ -382,7 +389,7 @@ def _below(session: Any) -> str:
 
 def _guided_by(classifier: str) -> str:
     """A sample of the newest run that a classifier can guide, or how to make one."""
-    fits = registry.load("samplers", "ddim").fits
+    fits = registry.load("samplers", "ddim").suits
     found = runs.newest(lambda run: (model := registry.attempt("models", run.model)) is not None and fits(model))
     return f"gencli sample {found.name} --class 0 --classifier {classifier}" if found else "gencli train iddpm"
 

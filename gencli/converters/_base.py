@@ -162,6 +162,9 @@ class Converter(Component, ABC):
                 files.atomic_write(folder / place / "model.safetensors", weights)
                 files.atomic_json(folder / place / "config.json", packed.configs[place])
             checks, unverified = self._checked(Run.load(folder), path, verify)
+            if checks:
+                packed.configs[""]["converted"]["maximum_errors"] = {found.what: found.error for found in checks}
+                files.atomic_json(folder / "config.json", packed.configs[""])
         except BaseException:
             shutil.rmtree(folder, ignore_errors=True)
             raise
@@ -239,7 +242,7 @@ def foreign(tensors: Mapping[str, Tensor], like: Run | None, where: Path) -> Pac
             f"{where} holds {len(tensors)} tensors and does not say what they are for",
             "say it with --like RUN or --like RECIPE, whose weights have the same names and shapes",
         )
-    given = _stripped(tensors)
+    given = stripped(tensors)
     own, skip = like.model.state_dict(), like.model.training_only
     needed = {key for key in kept_state(like.model) if not (skip and key.startswith(skip))}
     shapes = [key for key in given if key in own and own[key].shape != given[key].shape]
@@ -259,7 +262,8 @@ def foreign(tensors: Mapping[str, Tensor], like: Run | None, where: Path) -> Pac
     return Packed.like(like)
 
 
-def _stripped(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def stripped(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Without what a wrapper put before every name."""
     made = dict(tensors)
     while prefix := next((p for p in PREFIXES if made and all(key.startswith(p) for key in made)), None):
         made = {key.removeprefix(prefix): value for key, value in made.items()}

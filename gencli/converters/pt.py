@@ -45,7 +45,7 @@ class Pt(Converter):
         held = load(path)
         if isinstance(held, dict) and "config" in held and _is_state(held.get("state_dict")):
             return Packed.parsed(held["config"], held["state_dict"], path), []
-        tensors, place = _tensors(held, path)
+        tensors, place = tensors_in(held, path)
         packed = foreign(tensors, like, path)
         return packed, [f"its {len(tensors)} tensors{place} fit {like.name}"] if like else []
 
@@ -65,19 +65,20 @@ def load(path: Path) -> Any:
                 f"{path} holds code, not only tensors: it calls {name}; nothing of it was run",
                 "ask for the plain weights: torch.save(model.state_dict(), …), or better a safetensors file",
             ) from None
-        raise _unreadable(path, error) from None
+        raise unreadable(path, error) from None
     except (RuntimeError, EOFError, ValueError, KeyError, TypeError, AttributeError, IndexError, OSError) as error:
-        raise _unreadable(path, error) from None
+        raise unreadable(path, error) from None
 
 
-def _unreadable(path: Path, error: Exception) -> GencliError:
+def unreadable(path: Path, error: Exception) -> GencliError:
+    """The error for a file that is no pickle of tensors."""
     reason = re.split(r"(?<=[.:])\s", " ".join(str(error).split()))[
         -1 if isinstance(error, pickle.UnpicklingError) else 0
     ]
     return GencliError(f"{path} is damaged or no .pt file: {reason[:160] or type(error).__name__}", "give another file")
 
 
-def _tensors(held: Any, path: Path) -> tuple[dict[str, Tensor], str]:
+def tensors_in(held: Any, path: Path) -> tuple[dict[str, Tensor], str]:
     """The dict of tensors in a foreign file, and where it was."""
     if _is_state(held):
         return dict(held), ""

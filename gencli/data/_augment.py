@@ -14,13 +14,14 @@ def augment(batch: Batch, shift: int, flip: bool, rng: Rng) -> Batch:
     The border is repeated outwards, so a digit keeps its background. Row i's numbers depend on `rng` and i alone.
 
     Args:
-        batch: `x` is `(N, C, H, W)`; an `image` of its sides moves with it, other keys pass through.
+        batch: `x` is `(N, C, H, W)`; an `image` of its sides moves with it, one of other sides is mirrored with it, other
+            keys pass through.
         shift: greatest shift in pixels; 0 for none.
         flip: mirror left to right with probability one half.
         rng: of the rows of this batch.
 
     Raises:
-        GencliError: the data are not images.
+        GencliError: the data are not images, or a shift would part x from an image of other sides.
     """
     if not shift and not flip:
         return batch
@@ -37,9 +38,17 @@ def augment(batch: Batch, shift: int, flip: bool, rng: Rng) -> Batch:
     if flip:
         columns = torch.where(u[:, 2:] < 0.5, columns, columns.flip(1))
     item = torch.arange(n, device=x.device)[:, None, None, None]
-    moved_too = ["image"] if "image" in batch and batch["image"].shape[2:] == x.shape[2:] else []
-    made = {}
-    for key in ("x", *moved_too):
+    made, whole = {}, ["x"]
+    if "image" in batch and batch["image"].shape[2:] != x.shape[2:]:
+        if shift:
+            raise GencliError(
+                f"shift {shift} would move images of {width}×{height} pixels away from the smaller ones that go with them",
+                "set shift 0",
+            )
+        made["image"] = torch.where(u[:, 2, None, None, None] < 0.5, batch["image"], batch["image"].flip(-1))
+    elif "image" in batch:
+        whole.append("image")
+    for key in whole:
         channel = torch.arange(batch[key].shape[1], device=x.device)[None, :, None, None]
         made[key] = batch[key][item, channel, rows[:, None, :, None], columns[:, None, None, :]]
     return {**batch, **made}

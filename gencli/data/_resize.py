@@ -5,16 +5,17 @@ from __future__ import annotations
 import numpy as np
 
 
-def resize(images: np.ndarray, size: int) -> np.ndarray:
-    """uint8 `(N, C, H, W)` to `(N, C, size, size)`; C is 1 or 3."""
+def resize(images: np.ndarray, size: int | tuple[int, int]) -> np.ndarray:
+    """uint8 `(N, C, H, W)` to `(N, C, *size)`, one number being both sides; C is 1 or 3."""
     from PIL import Image
 
     channels = images.shape[1]
-    if images.shape[2:] == (size, size):
+    height, width = (size, size) if isinstance(size, int) else size
+    if images.shape[2:] == (height, width):
         return images
-    made = np.empty((len(images), channels, size, size), np.uint8)
+    made = np.empty((len(images), channels, height, width), np.uint8)
     for row, image in enumerate(images):
         plane = image[0] if channels == 1 else np.ascontiguousarray(image.transpose(1, 2, 0))  # (H, W) or (H, W, 3)
-        large = np.asarray(Image.fromarray(plane).resize((size, size), Image.Resampling.BICUBIC))
+        large = np.asarray(Image.fromarray(plane).resize((width, height), Image.Resampling.BICUBIC))
         made[row] = large[None] if channels == 1 else large.transpose(2, 0, 1)
     return made

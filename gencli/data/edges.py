@@ -6,7 +6,8 @@ Offers: image, label
 
 The condition `image` is the edges, white on black in one plane; x is the image. Splits, labels and size are the other set's.
 The gradient is Sobel's, of the mean over colours; of neighbours the two nearest to its direction count (the thinning of
-Canny, 1986, without his two thresholds). Nothing is drawn: the same image has the same edges.
+Canny, 1986, without his two thresholds). Nothing is drawn: the same image has the same edges. With `of` folder, `path` says
+where the folder, or zip, of images lies.
 
 Raises GencliError for a set that is not one of images.
 """
@@ -14,64 +15,36 @@ Raises GencliError for a set that is not one of images.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
-import torch
 
-from gencli import registry
-from gencli.config import opt
-from gencli.core import Field, Spec
-from gencli.data._base import Data, Split
-from gencli.errors import GencliError
+from gencli.core import Field
+from gencli.data._derived import Derived
 
 SIGMA, LEAST = 0.5, 0.25  # of the smoothing, in pixels; share of an image's greatest slope
 ROWS = 4096
 
 
-class Edges(Data):
+class Edges(Derived):
     """Drawings and what they are of."""
 
-    @dataclass(frozen=True)
-    class Config:
-        of: str = opt("digits", "data set of images that the edges are of")
-        image_size: int = opt(0, "side in pixels; 0 is that set's own", low=0, high=1024)
+    verb: ClassVar[str] = "edges of '{}' cannot be made"
 
-    def __init__(self, config: Config) -> None:
-        super().__init__(config)
-        name = registry.entry("data", config.of).name
-        kind = registry.load("data", name)
-        if kind.kind != "image" or name in ("edges", "folder", "pairs"):
-            raise GencliError(
-                f"edges of '{config.of}' cannot be made", "give a set of images, such as digits or fashion-mnist"
-            )
-        self.inner: Data = kind.make({"image_size": config.image_size} if config.image_size else {})
+    @dataclass(frozen=True)
+    class Config(Derived.Config):
+        """As of all sets that are made from another."""
 
     @property
     def name(self) -> str:
         """For runs: `digits-edges`."""
         return f"{self.inner.name}-edges"
 
-    @property
-    def spec(self) -> Spec:
-        inner = self.inner.spec
-        return Spec(inner.x, {"image": Field("image", (1, *inner.x.shape[1:]), vocab=256), **inner.cond})
+    def image(self, x: Field) -> Field:
+        return Field("image", (1, *x.shape[1:]), vocab=256)
 
-    @property
-    def resampled(self) -> bool:
-        return self.inner.resampled
-
-    def here(self) -> bool:
-        return self.inner.here()
-
-    def load(self) -> dict[str, Split]:
-        self.inner.progress = self.progress
-        made = {}
-        for name in ("train", "test"):
-            part = self.inner.split(name)
-            drawn = [edges(part.x[start : start + ROWS]) for start in range(0, len(part), ROWS)]
-            cond = {"image": torch.from_numpy(np.concatenate(drawn)), **part.cond}
-            made[name] = Split(part.x, cond, part.ids, part.factors)
-        return made
+    def work_out(self, x: np.ndarray) -> np.ndarray:
+        return np.concatenate([edges(x[start : start + ROWS]) for start in range(0, len(x), ROWS)])
 
 
 def edges(images: np.ndarray) -> np.ndarray:

@@ -14,17 +14,18 @@ import torch
 from torch import Tensor
 
 from gencli.bundle import Run
-from gencli.core import Batch, Field, Items, Rng
+from gencli.core import Batch, Field, Items
 from gencli.data import open_table
 from gencli.errors import GencliError
 from gencli.evaluation.generate import labels_for
 from gencli.guidance._base import Guidance
 
 
-def pictures(run: Run) -> Mapping[str, Field]:
-    """Images of the data among the model's conditions, but for those that another run draws."""
+def pictures(run: Run, drawn: bool = False) -> Mapping[str, Field]:
+    """Images of the data among the model's conditions; those that another run draws only if `drawn`."""
     given = {key: field for key, field in run.data_spec.cond.items() if field.kind == "image"}
-    return {key: field for key, field in given.items() if key in run.model.spec.cond and key not in run.sources}
+    taken = {key: field for key, field in given.items() if key in run.model.spec.cond}
+    return taken if drawn else {key: field for key, field in taken.items() if key not in run.sources}
 
 
 def conditions_for(
@@ -58,10 +59,7 @@ def raw_pictures(run: Run, seeds: Sequence[int], items: Items | None = None) -> 
 
 def encoded(run: Run, raw: Mapping[str, Tensor]) -> Batch:
     """Images as the model is given them, on the CPU."""
-    n = len(next(iter(raw.values())))
-    blank = torch.zeros(n, *run.data_spec.x.shape, dtype=torch.uint8)
-    made = run.encode({"x": blank, **raw}, Rng.rows([0] * n))
-    return {key: made[key].cpu() for key in raw}
+    return {key: value.cpu() for key, value in run.pictures(raw).items()}
 
 
 def held_out(run: Run) -> Items:

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gencli import crash
 from gencli.bundle import Run
 from gencli.config import as_dict
 from gencli.core import Batch, Denoiser, Field, LatentVariable, Rng, gather
@@ -20,6 +21,7 @@ from gencli.errors import GencliError
 from gencli.evaluation.timesteps import visited
 from gencli.guidance._base import Guidance
 from gencli.launch import World
+from gencli.samplers._base import without_guidance
 
 MICRO = 64
 MOST_FRAMES = 60
@@ -72,8 +74,10 @@ def _guidance(request: Request) -> Guidance:
 
 
 def _taken(run: Run, cond: Batch) -> Batch:
-    """The conditions that the model itself takes; others are for a classifier that guides it, or for a codec."""
-    return {key: value for key, value in cond.items() if key in run.model.spec.cond}
+    """The conditions of the model itself that guidance drops; others are for a classifier, for a codec, or stay."""
+    known = {key: value for key, value in cond.items() if key in run.model.spec.cond}
+    kept = without_guidance(known, run.model.spec.cond)
+    return {key: value for key, value in known.items() if key not in kept}
 
 
 def divided(request: Request, processes: int) -> Request:
@@ -205,6 +209,7 @@ def _micro_batch(run: Run, request: Request, start: int, done: int, steps: int) 
     info: list[dict[str, Tensor]] = []
     rng = Rng.rows(seeds, run.model.device)
     for frame, picture in run.frames(rng, cond, request.sampler, _guidance(request), every=request.frames):
+        crash.point("grid.frame")
         last = frame.index == frame.total - 1
         if picture is not None and (last or _shown(frame.index, frame.total)):
             kept.append(picture[:real])

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from gencli.bundle import DEFAULT_SAMPLERS, Run
 from gencli.core import Autoencoder, Classifier, Items, Model, Rng
@@ -23,7 +24,9 @@ def preview(run: Run, items: Items, seeds: Sequence[int] = range(COUNT)) -> Tens
     it takes them for; None if neither."""
     if any(isinstance(run.model, interface) for interface, _ in DEFAULT_SAMPLERS):
         name = run.config["recipe"].get("sample", {}).get("name") or run.default_sampler()
-        sampler = run.sampler(name, quick(run.model, name))
+        sampler = run.sampler(name)
+        if not 0 < getattr(sampler.config, "steps", 1) <= STEPS:
+            sampler = run.sampler(name, quick(run.model, name))
         if pictures(run):
             return painted(run, items, seeds[: COUNT // 2], sampler)
         return samples(run, Request(seeds, conditions_for(run, seeds), sampler))
@@ -51,8 +54,13 @@ def painted(run: Run, items: Items, seeds: Sequence[int], sampler: Any) -> Tenso
 
 
 def beside(given: Tensor, made: Tensor) -> Tensor:
-    """`(N, C, H, W)` and as many or a multiple of them, interleaved, in colours if either has any."""
+    """`(N, C, H, W)` and as many or a multiple of them, interleaved, in colours if either has any.
+
+    Those given that are smaller are shown by larger pixels.
+    """
     channels = max(given.shape[1], made.shape[1])
+    if given.shape[2:] != made.shape[2:]:
+        given = F.interpolate(given.float(), size=made.shape[2:], mode="nearest").to(given.dtype)
     rows = made.expand(-1, channels, -1, -1).unflatten(0, (len(given), -1))
     return torch.cat([given.expand(-1, channels, -1, -1)[:, None], rows], 1).flatten(0, 1)
 

@@ -138,6 +138,9 @@ class Run(Protocol):
     def decode(self, batch: Batch) -> Batch:
         """Model space to data."""
 
+    def sample(self, rng: Rng, cond: Batch | None = None) -> Batch:
+        """Samples in data space by the run's own sampler, one a row of `rng`."""
+
 
 class ModelMetric(Component):
     """A metric of a model that asks an ability of it and judges it on held-out items."""

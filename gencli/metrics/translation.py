@@ -2,20 +2,23 @@
 
 Offers: image, sample
 
-As of `reconstruction`, between uint8 images: what the model makes of an item's image, one draw each, and the item. What a
-model must beat is measured with it: the image that was given, copied, and the mean of all held-out items.
+As of `reconstruction`, between uint8 images: what the run's own sampler makes of an item's image, one draw each, and the item.
+What a model must beat is measured with it: the image that was given, copied (a smaller one enlarged, bicubic), and the mean of
+all held-out items.
 
-Raises GencliError for a model that decodes no latent beside an image of the data.
+Raises GencliError for a model that is given no image of the data.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar
 
 import torch
+from torch import Tensor
 
-from gencli.core import Items, LatentVariable, Rng
+from gencli.core import Items, Model, Rng
+from gencli.data._resize import resize
 from gencli.errors import GencliError
 from gencli.metrics._base import (
     Better,
@@ -37,7 +40,7 @@ CONTROLS = ("copies", "the mean")
 class Translation(ModelMetric):
     """A painter's answers beside those of the data."""
 
-    needs: ClassVar[type[Any]] = LatentVariable
+    needs: ClassVar[type[Any]] = Model
 
     @dataclass(frozen=True)
     class Config:
@@ -45,7 +48,7 @@ class Translation(ModelMetric):
 
     def __call__(self, run: Run, data: Items, rng: Rng, n: int | None = None, batch_size: int = 64) -> list[Value]:
         self.check(run)
-        model, seed = cast(Any, run.model), base_seed(rng, "translation")
+        seed = base_seed(rng, "translation")
         chosen = spread(len(data), n)
         raw = data.batch(chosen)
         mean = raw["x"].double().mean(0).round().to(torch.uint8)
@@ -54,10 +57,8 @@ class Translation(ModelMetric):
             numbers = item_rows(seed, chosen[part], run.model)
             some = {key: value[part] for key, value in raw.items()}
             cond = conditions(run, on_device(run.encode(some, numbers), run.model))
-            with torch.no_grad():
-                z = model.prior(len(part), numbers.at("prior"), **cond)
-                made = run.decode({"x": model.decode(z, **cond)})["x"].cpu()
-            truth, copied = some["x"], some["image"].expand_as(some["x"])
+            made, truth = run.sample(numbers, cond)["x"], some["x"]
+            copied = enlarged(some["image"], truth).expand_as(truth)
             scores = (mse(truth, made), psnr(truth, made), ssim(truth, made))
             controls = (psnr(truth, copied), psnr(truth, mean.expand_as(truth)))
             rows.append(torch.stack([*scores, *controls], 1))
@@ -77,5 +78,10 @@ class Translation(ModelMetric):
         if field is None or field.shape[0] not in (1, run.spec.x.shape[0]):
             raise GencliError(
                 f"metric 'translation' needs a model that paints from images, {type(run.model).__name__} is given none",
-                "use a run of pix2pix",
+                "use a run of pix2pix or sr3",
             )
+
+
+def enlarged(images: Tensor, like: Tensor) -> Tensor:
+    """uint8 images at the sides of others, bicubic."""
+    return torch.from_numpy(resize(images.numpy(), (like.shape[2], like.shape[3])))

@@ -92,9 +92,10 @@ class ContractingPath(nn.Module):
         h = sinusoidal(level, self.config.width, order="cos", endpoint=False).to(self.conv_in.weight.dtype)
         return self.time(h if augment is None else h + augment)
 
-    def contract(self, x: Tensor, embedded: Tensor) -> list[Tensor]:
-        """Every feature map that an expanding path may use, from the first to the last."""
-        features = [channels_last(self.conv_in(x))]
+    def contract(self, x: Tensor, embedded: Tensor, hint: Tensor | None = None) -> list[Tensor]:
+        """Every feature map that an expanding path may use, from the first, to which a hint is added, to the last."""
+        start = channels_last(self.conv_in(x))
+        features = [start if hint is None else start + hint]
         for stage in self.down:
             features.append(stage(features[-1], embedded))
         return features

@@ -49,6 +49,8 @@ class Adm(nn.Module, Component):
     """ADM's U-Net."""
 
     role: ClassVar[str] = "denoise"
+    expanding: ClassVar[tuple[str, ...]] = ("up", "norm_out", "conv_out")  # what `contract` does without
+    features: tuple[int, ...]  # channels of the features kept for the expanding path
 
     @dataclass(frozen=True)
     class Config(AdmSettings):
@@ -61,6 +63,7 @@ class Adm(nn.Module, Component):
         label, augment = label_field(cond, "adm", also=("augment",)), cond.get("augment")
         self.label = LabelEmbedding(label, 4 * config.width, std=1.0) if label else None
         self.augment = zeroed(nn.Linear(augment.size, config.width, bias=False)) if augment else None
+        self.features = tuple(path.kept)
         channels, kept, self.up = path.kept[-1], list(path.kept), nn.ModuleList()
         for i, wide in reversed(list(enumerate(path.widths))):
             for j in range(config.blocks + 1):
@@ -78,10 +81,7 @@ class Adm(nn.Module, Component):
 
     def forward(self, x: Tensor, level: Tensor, residuals: Sequence[Tensor] | None = None, **cond: Tensor) -> Tensor:
         """The network's output `(N, out, H, W)` for x at the levels `(N,)`."""
-        check_sides(x.shape[-2], x.shape[-1], self.stride, "fewer levels in --net.mults")
-        embedded = self._embed(level, cond).to(x.dtype)
-        features = self.path.contract(x, embedded)
-        h = self.path.bottom(features[-1], embedded)
+        features, h, embedded = self.contract(x, level, cond)
         if residuals is not None:
             assert len(residuals) == len(features) + 1, f"{len(features) + 1} residuals, got {len(residuals)}"
             features = [kept + more for kept, more in zip(features, residuals, strict=False)]
@@ -89,6 +89,15 @@ class Adm(nn.Module, Component):
         for stage in self.up:
             h = stage(torch.cat([h, features.pop()], dim=1), embedded)
         return self.conv_out(F.silu(self.norm_out(h)))
+
+    def contract(
+        self, x: Tensor, level: Tensor, cond: Mapping[str, Tensor], hint: Tensor | None = None
+    ) -> tuple[list[Tensor], Tensor, Tensor]:
+        """The features kept for the expanding path, the bottom, and the embedded level; a hint is added to the first."""
+        check_sides(x.shape[-2], x.shape[-1], self.stride, "fewer levels in --net.mults")
+        embedded = self._embed(level, cond).to(x.dtype)
+        features = self.path.contract(x, embedded, hint)
+        return features, self.path.bottom(features[-1], embedded), embedded
 
     def _embed(self, level: Tensor, cond: Mapping[str, Tensor]) -> Tensor:
         told = None

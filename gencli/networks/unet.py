@@ -47,6 +47,8 @@ class UNet(nn.Module, Component):
     """DDPM's U-Net."""
 
     role: ClassVar[str] = "denoise"
+    expanding: ClassVar[tuple[str, ...]] = ("up", "norm_out", "conv_out")  # what `contract` does without
+    features: tuple[int, ...]  # channels of the features kept for the expanding path
 
     @dataclass(frozen=True)
     class Config:
@@ -95,6 +97,7 @@ class UNet(nn.Module, Component):
             self.down.append(_Level(inputs, wide, embedding, config, looks, resample))
             kept += [wide] * (config.blocks + (resample is not None))
             channels = wide
+        self.features = tuple(kept)
         self.middle = nn.ModuleList(
             [
                 _Block(channels, channels, embedding, config),
@@ -115,15 +118,7 @@ class UNet(nn.Module, Component):
 
     def forward(self, x: Tensor, level: Tensor, residuals: Sequence[Tensor] | None = None, **cond: Tensor) -> Tensor:
         """The network's output `(N, out, H, W)` for x at the levels `(N,)`."""
-        check_sides(x.shape[-2], x.shape[-1], self.stride, "fewer levels in --net.mults")
-        embedded = self._embed(level, cond).to(x.dtype)
-        features = [channels_last(self.conv_in(x))]
-        for down in self.down:
-            assert isinstance(down, _Level)
-            features += down.contract(features[-1], embedded)
-        h = features[-1]
-        first, look, second = self.middle
-        h = second(look(first(h, embedded)), embedded)
+        features, h, embedded = self.contract(x, level, cond)
         if residuals is not None:
             assert len(residuals) == len(features) + 1, f"{len(features) + 1} residuals, got {len(residuals)}"
             features = [kept + more for kept, more in zip(features, residuals, strict=False)]
@@ -132,6 +127,20 @@ class UNet(nn.Module, Component):
             assert isinstance(up, _Level)
             h = up.expand(h, features, embedded)
         return self.conv_out(F.silu(self.norm_out(h)))
+
+    def contract(
+        self, x: Tensor, level: Tensor, cond: Mapping[str, Tensor], hint: Tensor | None = None
+    ) -> tuple[list[Tensor], Tensor, Tensor]:
+        """The features kept for the expanding path, the bottom, and the embedded level; a hint is added to the first."""
+        check_sides(x.shape[-2], x.shape[-1], self.stride, "fewer levels in --net.mults")
+        embedded = self._embed(level, cond).to(x.dtype)
+        start = channels_last(self.conv_in(x))
+        features = [start if hint is None else start + hint]
+        for down in self.down:
+            assert isinstance(down, _Level)
+            features += down.contract(features[-1], embedded)
+        first, look, second = self.middle
+        return features, second(look(first(features[-1], embedded)), embedded), embedded
 
     def _embed(self, level: Tensor, cond: Mapping[str, Tensor]) -> Tensor:
         h = self.time1(sinusoidal(level, self.config.width).to(self.time1.weight.dtype))

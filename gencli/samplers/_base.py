@@ -52,6 +52,11 @@ class Sampler(Component):
         methods = [name for name, value in vars(cls.interface).items() if callable(value) and not name.startswith("_")]
         return all(hasattr(model, name) for name in methods)
 
+    @classmethod
+    def suits(cls, model: type[Model]) -> bool:
+        """Whether a model of this class is worth looking at where a sampler must find one for itself."""
+        return cls.fits(model)
+
     def check(self, model: Model) -> None:
         """Refuse a model that does not fit, with the reason."""
         if not isinstance(model, self.interface):

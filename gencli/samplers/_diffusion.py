@@ -16,7 +16,7 @@ from gencli.core import Batch, Denoiser, Model, Rng, Spec
 from gencli.errors import GencliError
 from gencli.guidance._base import PLAIN, Denoise, Guidance
 from gencli.guidance._compose import composed
-from gencli.samplers._base import Frame, Sampler
+from gencli.samplers._base import Frame, Sampler, without_guidance
 from gencli.samplers._levels import NoiseSchedule, scheduled
 
 After = Callable[[Tensor, Tensor, Rng], Tensor]
@@ -51,6 +51,11 @@ class DiffusionSampler(Sampler):
     @abstractmethod
     def step(self, denoise: Denoise, x: Tensor, here: Tensor, there: Tensor, memory: Memory, rng: Rng) -> Tensor:
         """x at sigma `there` from x at sigma `here`; `memory["x0"]` is the estimate that is shown."""
+
+    @classmethod
+    def suits(cls, model: type[Model]) -> bool:
+        """Its estimate, where all models of the class have one kind, is of a kind that this sampler accepts."""
+        return super().suits(model) and getattr(model, "meaning", "mean") in cls.accepts
 
     def check(self, model: Model) -> None:
         super().check(model)
@@ -90,7 +95,9 @@ class DiffusionSampler(Sampler):
         span = spec.x.range if self.clips else None
         plain = _remembering(model, memory) if hasattr(model, "denoise_spread") else model.denoise
         known = {key: value for key, value in cond.items() if key in model.spec.cond}
-        return composed(plain, known, guidance, span, cond.get("label"))
+        kept = without_guidance(known, model.spec.cond)
+        dropped = {key: value for key, value in known.items() if key not in kept}
+        return composed(plain, dropped, guidance, span, cond.get("label"), kept)
 
     @property
     def clips(self) -> bool:

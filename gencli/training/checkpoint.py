@@ -18,7 +18,7 @@ from typing import Any
 from safetensors.torch import save
 from torch import Tensor
 
-from gencli import files
+from gencli import crash, files
 from gencli.bundle import load_tensors, read_tensors, state_of
 from gencli.errors import GencliError
 from gencli.training import optim, posthoc
@@ -49,6 +49,7 @@ def save_state(trainer: Trainer, folder: Path, keep: int) -> Path:
     try:
         with files.explained(temporary):
             temporary.mkdir(parents=True)
+            crash.point("state.begun")
         digests = {
             "raw.safetensors": _write(temporary / "raw.safetensors", state_of(trainer.model), metadata),
             "optim.safetensors": _write(temporary / "optim.safetensors", _optimiser_tensors(trainer), metadata),
@@ -62,15 +63,20 @@ def save_state(trainer: Trainer, folder: Path, keep: int) -> Path:
         if target.exists():
             shutil.rmtree(target)
         with files.explained(target):
+            crash.point("state.written")
             files.replace(temporary, target)
+            crash.point("state.renamed")
             files.sync_folder(target.parent)
+            crash.point("state.kept")
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     publish(target, folder)
     posthoc.keep(folder, trainer.step, trainer.profiles)
     older = [state for state in states(folder) if state.name < target.name]  # newer ones are damaged and do not count
     for old in older[keep - 1 :]:
-        shutil.rmtree(old)
+        with files.explained(old):
+            shutil.rmtree(old)
+            crash.point("state.removed")
     return target
 
 
@@ -95,7 +101,9 @@ def publish(state: Path, folder: Path) -> None:
             os.link(state / "average.safetensors", temporary)
         except OSError:
             shutil.copy2(state / "average.safetensors", temporary)
+        crash.point("weights.linked")
         files.replace(temporary, folder / "model.safetensors")
+        crash.point("weights.renamed")
         files.sync_folder(folder)
 
 

@@ -3,17 +3,33 @@
 from __future__ import annotations
 
 import json
+import os
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
-from gencli import files
+from gencli import crash, files
 
 
 def line(step: Any, values: Mapping[str, float], began: float) -> str:
     """Of a step whose training began at `began`, a reading of `perf_counter`."""
     return json.dumps({"step": step.step, **values, "seconds": round(time.perf_counter() - began, 3)})
+
+
+def append(path: Path, lines: Sequence[str]) -> None:
+    """Add lines and see them on disk; a write that ends in the middle is mended by `trim`."""
+    text = "".join(line + "\n" for line in lines)
+    with files.explained(path), path.open("a", encoding="utf-8") as handle:
+        crash.point("metrics.half", lambda: _put(handle, text[: len(text) // 2]))
+        _put(handle, text)
+        os.fsync(handle.fileno())
+        crash.point("metrics.written")
+
+
+def _put(handle: TextIO, text: str) -> None:
+    handle.write(text)
+    handle.flush()
 
 
 def trim(path: Path, step: int) -> None:

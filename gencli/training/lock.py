@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import socket
 import sys
 from collections.abc import Iterator
@@ -32,38 +33,77 @@ def _alive(pid: int) -> bool:
     return True
 
 
+def _began(pid: int) -> str:
+    """When a process began, where the system tells: another one that was given its number began at another time."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
+    except (OSError, IndexError):
+        return ""
+
+
 def holder(path: Path) -> str | None:
     """Who holds the lock, or None if nobody that is alive does."""
     try:
         facts = json.loads(path.read_text(encoding="utf-8"))
-        pid, host = int(facts["pid"]), str(facts["host"])
+        pid, host, began = int(facts["pid"]), str(facts["host"]), str(facts.get("began", ""))
     except FileNotFoundError:
         return None
     except (ValueError, KeyError, TypeError):
         return None
     if host != socket.gethostname():
         return f"process {pid} on {host}"
-    return f"process {pid}" if pid != os.getpid() and _alive(pid) else None
+    same = pid != os.getpid() and _alive(pid) and began in ("", _began(pid))
+    return f"process {pid}" if same else None
 
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
     """Hold the run's lock inside the block; of two that ask at once, one gets it."""
     path = folder / "train" / "lock.json"
-    facts = json.dumps({"pid": os.getpid(), "host": socket.gethostname()})
+    mine = path.with_name(f".lock-{os.getpid()}-{secrets.token_hex(4)}.tmp")
     with files.explained(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        if holder(path) is None:
-            path.unlink(missing_ok=True)
+        facts = {"pid": os.getpid(), "host": socket.gethostname(), "began": _began(os.getpid())}
+        mine.write_text(json.dumps(facts), encoding="utf-8")
         try:
-            with path.open("x", encoding="utf-8") as handle:
-                handle.write(facts)
-        except FileExistsError:
-            who = holder(path) or "another process"
-            raise GencliError(
-                f"run {folder.name} is being trained by {who}", f"stop it first; if it is gone, remove {path}"
-            ) from None
+            if not (_made(mine, path) or (_cleared(path) and _made(mine, path))):
+                raise GencliError(
+                    f"run {folder.name} is being trained by {holder(path) or 'another process'}",
+                    f"stop it first; if it is gone, remove {path}",
+                )
+        finally:
+            mine.unlink(missing_ok=True)
     try:
         yield
     finally:
         path.unlink(missing_ok=True)
+
+
+def _made(mine: Path, path: Path) -> bool:
+    """Give the lock its name, whole, unless the name is taken."""
+    try:
+        os.link(mine, path)
+    except FileExistsError:
+        return False
+    except OSError:  # a file system without hard links
+        try:
+            with path.open("x", encoding="utf-8") as handle:
+                handle.write(mine.read_text(encoding="utf-8"))
+        except FileExistsError:
+            return False
+    return True
+
+
+def _cleared(path: Path) -> bool:
+    """Take a stale lock away; one that somebody else took over in this very moment is given back."""
+    if holder(path) is not None:
+        return False
+    taken = path.with_name(f".lock-{os.getpid()}-{secrets.token_hex(4)}.tmp")
+    try:
+        files.replace(path, taken)
+    except FileNotFoundError:
+        return True
+    try:
+        return holder(taken) is None or not _made(taken, path)
+    finally:
+        taken.unlink(missing_ok=True)

@@ -27,7 +27,9 @@ from gencli.training.settings import TrainConfig
 
 MOMENTS = {"adam": 2, "adamw": 2, "rmsprop": 1}  # numbers kept for each trained one
 MEMINFO = Path("/proc/meminfo")
-CONTAINER = Path("/sys/fs/cgroup/memory.max")
+CONTAINER = Path("/sys/fs/cgroup")
+LIMITS = (("", "memory.max", "memory.current"), ("memory", "memory.limit_in_bytes", "memory.usage_in_bytes"))  # v2, v1
+SHARE = 0.9  # of what is left may be planned for: the program itself and the data need the rest
 
 
 @dataclass(frozen=True)
@@ -90,15 +92,24 @@ def available(device: torch.device) -> int | None:
         found += [int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable")]
     elif "SC_PHYS_PAGES" in getattr(os, "sysconf_names", {}):  # all there is, used or not
         found.append(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
-    if CONTAINER.is_file() and (limit := CONTAINER.read_text().strip()).isdigit():
-        found.append(int(limit))
+    found += [left for names in LIMITS if (left := _left(CONTAINER, *names)) is not None]
     return min(found, default=None)
 
 
+def _left(root: Path, inside: str, limit: str, used: str) -> int | None:
+    """What a container may still take, or None where it has no limit; files that it has cached can be had."""
+    try:
+        most, now = int((root / inside / limit).read_text()), int((root / inside / used).read_text())
+        stat = dict(line.split() for line in (root / inside / "memory.stat").read_text().splitlines())
+        return max(0, most - now + int(stat.get("total_inactive_file", stat.get("inactive_file", 0))))
+    except (OSError, ValueError):  # no such container, or its limit is "max"
+        return None
+
+
 def refuse_too_large(name: str, needs: Held, device: torch.device) -> None:
-    """Refuse a model whose weights, gradients, optimiser and averages alone are more than the device has left."""
+    """Refuse a model whose weights, gradients, optimiser and averages alone are more than 90 % of what the device has left."""
     left = available(device)
-    if left is not None and needs.total > left:
+    if left is not None and needs.total > SHARE * left:
         raise GencliError(
             f"training {name} needs {as_size(needs.total)} for {needs.parameters:,} parameters with their gradients, "
             f"optimiser and averages; {device.type} has {as_size(left)} of memory left",

@@ -39,11 +39,19 @@ def make(train: TrainConfig, params: Mapping[str, nn.Parameter], model: Model) -
     return kind(groups, lr=train.lr, betas=(train.betas[0], train.betas[1]), fused=fused)
 
 
+def rate_of(phase: Phase, train: TrainConfig, turn: int) -> float:
+    """The learning rate of a phase's turn `turn` (from 0), its schedule being gone through between two restarts."""
+    edges = [0, *phase.restarts, -(-train.steps // phase.every)]
+    begin = max(edge for edge in edges[:-1] if edge <= turn)
+    end = min((edge for edge in edges if edge > turn), default=turn + 1)
+    return rate(train, turn - begin, end - begin)
+
+
 def rate(train: TrainConfig, turn: int, turns: int) -> float:
     """The learning rate of turn `turn` (from 0) of `turns`: a linear warm-up times the schedule.
 
-    `constant`; `cosine`, half a cosine to 0 that starts after the warm-up; `rsqrt`, 1/√max(turn / decay_after, 1), which does
-    not look at `turns`.
+    `constant`; `linear`, straight to 0 after the warm-up; `cosine`, half a cosine to 0 that starts after the warm-up; `rsqrt`,
+    1/√max(turn / decay_after, 1), which does not look at `turns`.
     """
     warm = min(1.0, (turn + 1) / train.warmup) if train.warmup else 1.0
     if train.schedule == "constant":
@@ -51,6 +59,8 @@ def rate(train: TrainConfig, turn: int, turns: int) -> float:
     if train.schedule == "rsqrt":
         return train.lr * warm / math.sqrt(max(turn / train.decay_after, 1.0))
     done = max(0, turn - train.warmup) / max(1, turns - train.warmup)
+    if train.schedule == "linear":
+        return train.lr * warm * max(0.0, 1 - done)
     return train.lr * warm * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
 
 

@@ -23,12 +23,13 @@ import torch
 
 from gencli import device as hardware
 from gencli import files
+from gencli.adapters import _base as adapting
 from gencli.bundle import Run, new_config, read_config
 from gencli.config import as_dict, choose, parse
 from gencli.core import broadcast, greatest, main_first, mix, world
 from gencli.data._base import Data, Split
 from gencli.errors import GencliError
-from gencli.training import adversarial, journal, latents, memory, start, track
+from gencli.training import adversarial, journal, latents, memory, start, teaching, track
 from gencli.training.settings import RESUMABLE, TrainConfig
 from gencli.training.sources import complete, nest
 
@@ -50,8 +51,10 @@ class Event:
 
 def resolve(recipe: Mapping[str, Any]) -> dict[str, Any]:
     """Every setting of a recipe spelt out, so that a later change of defaults changes no old run."""
-    model = choose("models", recipe["model"], where="model")
+    model = choose("models", teaching.filled(recipe["model"]), where="model")
     data = model.load().data_for(model.config, recipe.get("data", {"name": "digits"}))
+    for adapter in adapting.made(recipe):
+        data = adapter.data_for(data)
     table = {
         "recipe": recipe.get("recipe", model.name),
         "model": {"name": model.name, **as_dict(model.config)},
@@ -92,8 +95,8 @@ def refuse_changes(old: Mapping[str, Any], new: Mapping[str, Any], name: str) ->
                 f"leave {flag} out, or leave --resume out to start a new run",
             )
         notes.append(f"{key.removeprefix('train.')} is now {b}, was {a}")
-        if key == "train.steps" and new["train"]["schedule"] == "cosine":
-            notes.append(f"the cosine schedule restarts from here with {b} steps in view")
+        if key == "train.steps" and (way := new["train"]["schedule"]) in ("cosine", "linear"):
+            notes.append(f"the {way} schedule restarts from here with {b} steps in view")
     return notes
 
 
@@ -161,6 +164,7 @@ class Session:
             self.folder = folder
             self.config = read_config(folder)
             self._check_state()
+            teaching.check(self.config)
             with main_first():
                 self._check_data()
             nested = folder / "codec"
@@ -178,9 +182,11 @@ class Session:
         if folder is None:
             wanted = safe_name(name or f"{recipe['model']['name']}-{data.name}")
             self.folder = broadcast(make_folder(root, wanted) if world().main else root / wanted)
-            self.config = self._new_config()
+            self.config = self._new_config() | teaching.facts(recipe["model"])
             if begun is not None:
                 taken = start.begin(self.run.model, begun)
+                for adapter in adapting.made(recipe):
+                    adapter.begin(self.run.model, taken.anew)
                 self.config["from"], self.notes = taken.facts, taken.notes
             if world().main:
                 self._fill_folder()
@@ -238,8 +244,8 @@ class Session:
 
     def events(self) -> Iterator[Event]:
         """Train to the end (or until `stop`), yielding what happens."""
+        from gencli.training.faults import NotFinite, write
         from gencli.training.lock import locked
-        from gencli.training.trainer import NotFinite
 
         with locked(self.folder) if world().main else contextlib.nullcontext():
             trainer = self.trainer(self.train)
@@ -250,8 +256,7 @@ class Session:
                 with track.started(trainer.accelerator, self.train.track, self.config, self.folder, trainer.step):
                     yield from self._loop(trainer)
             except NotFinite as error:
-                path = self.folder / "train" / f"not-finite-{error.bundle['step']}.json"
-                files.atomic_json(path, error.bundle)
+                write(error, self.run.model, self.folder)
                 raise
         yield Event("stopped" if self.stop else "done", trainer.step, path=self.folder)
 
@@ -269,7 +274,7 @@ class Session:
 
         from gencli.training import precision
 
-        network = self.recipe["model"].get("net", {}).get("name", "")
+        network = self.recipe["model"].get("denoiser", self.recipe["model"]).get("net", {}).get("name", "")
         device = hardware.default()
         chosen = broadcast(self.config.get("precision") or precision.resolve(self.train.precision, device, network))
         self.config["precision"] = chosen
@@ -365,10 +370,10 @@ class Session:
         """Write what was logged and the whole state."""
         from gencli.training import checkpoint
 
+        trainer.check_weights()
         self.config["step"] = trainer.step
         self.config["recipe"] = self.recipe
-        with files.explained(self.folder / "metrics.jsonl"), (self.folder / "metrics.jsonl").open("a") as handle:
-            handle.write("".join(line + "\n" for line in log))  # first: resuming drops lines without a state
+        journal.append(self.folder / "metrics.jsonl", log)  # first: resuming drops lines without a state
         checkpoint.save_state(trainer, self.folder, self.train.keep)
         files.atomic_json(self.folder / "config.json", self.config)
 

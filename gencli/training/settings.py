@@ -23,7 +23,7 @@ class TrainConfig:
     betas: tuple[float, ...] = opt((0.9, 0.999), "Adam's decay rates")
     weight_decay: float = opt(0.0, "weight decay; skips 1-D parameters and embeddings", low=0.0)
     warmup: int = opt(0, "steps over which the learning rate rises from 0", low=0)
-    schedule: Literal["constant", "cosine", "rsqrt"] = opt("constant", "learning rate after the warm-up")
+    schedule: Literal["constant", "linear", "cosine", "rsqrt"] = opt("constant", "learning rate after the warm-up")
     decay_after: int = opt(1000, "step from which the schedule rsqrt falls as 1/√step", low=1)
     clip: float = opt(0.0, "largest gradient norm; 0 = no clipping", low=0.0)
     ema: float = opt(

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from gencli.bundle import Run
 from gencli.codecs.learned import Learned
-from gencli.core import Field
+from gencli.core import Denoiser, Field
 from gencli.errors import GencliError
 
 
@@ -57,8 +57,10 @@ def _check(run: Run, key: str, source: Run) -> None:
     if field is None:
         has = ", ".join(run.spec.cond) or "none"
         raise GencliError(f"--source {key}={source.name}: there is no condition '{key}'", f"the conditions are: {has}")
-    makes = [space for space in (source.spec.x, source.data_spec.x) if space == field]
-    if not makes:
+    picture = run.data_spec.cond.get(key)
+    if picture is not None and picture.kind == "image":
+        _check_picture(run, key, source, picture)
+    elif field not in (source.spec.x, source.data_spec.x):
         raise GencliError(
             f"--source {key}={source.name}: '{key}' is {_said(field)}, the run makes {_said(source.spec.x)}",
             f"give a run that makes '{key}', such as a prior over the same codes",
@@ -70,6 +72,23 @@ def _check(run: Run, key: str, source: Run) -> None:
         raise GencliError(
             f"--source {key}={source.name}: its codes are those {whose}, needed are those of run {ours.name}",
             f"give a prior trained with --codec {ours.name}:{key}",
+        )
+
+
+def _check_picture(run: Run, key: str, source: Run, picture: Field) -> None:
+    """Refuse a source of images of another size, and one that is to stop at a level of noise and knows none."""
+    made = source.data_spec.x
+    if (made.kind, made.shape) != (picture.kind, picture.shape):
+        raise GencliError(
+            f"--source {key}={source.name}: '{key}' is image {picture.shape}, the run makes {made.kind} {made.shape}",
+            "give a run that was trained on images of that size: --image-size",
+        )
+    space = run.spec.cond[key]
+    if run.model.until(key) and not (isinstance(source.model, Denoiser) and source.spec.x.range == space.range):
+        raise GencliError(
+            f"--source {key}={source.name}: it is to stop at a level of noise, and model "
+            f"{source.config['recipe']['model']['name']} has none in pixels",
+            "give a run of a denoiser such as ddpm, or leave --truncated out",
         )
 
 

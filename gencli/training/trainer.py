@@ -17,6 +17,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
+from gencli import crash
 from gencli.bundle import Run
 from gencli.core import Batch, Items, Losses, Model, Phase, Rng, Turn, gather, mix, share, world
 from gencli.data._augment import augment
@@ -26,6 +27,8 @@ from gencli.training import across, faults, optim
 from gencli.training.ema import Average, Profiles
 from gencli.training.settings import TrainConfig
 
+Micro = tuple[range, Tensor, Batch]  # rows of the global batch, the items they are, and their tensors
+
 
 @dataclass(frozen=True)
 class Step:
@@ -34,18 +37,6 @@ class Step:
     step: int
     losses: dict[str, Tensor]
     items: int
-
-
-class NotFinite(GencliError):
-    """The loss is not finite; `bundle` is what is needed to run that step again."""
-
-    def __init__(self, bundle: dict[str, Any]) -> None:
-        super().__init__(
-            f"the loss is not finite at step {bundle['step']} (phase {bundle['phase']}); first in {bundle['layer']}",
-            "lower --lr, set --clip 1, or use --precision fp32; the last saved state is untouched",
-            code=1,
-        )
-        self.bundle = bundle
 
 
 class Trainer:
@@ -111,6 +102,7 @@ class Trainer:
 
     def take_step(self) -> Step:
         """One optimiser step: every phase whose turn it is, then buffers and averages."""
+        crash.point("step.begun")
         batches = self._micro_batches()
         shown: dict[str, Tensor] = {}
         for phase in self.phases:
@@ -124,7 +116,7 @@ class Trainer:
         self.profiles.update(self.model, self.step)
         return Step(self.step, shown, self.train.batch_size)
 
-    def _micro_batches(self) -> list[tuple[range, Tensor, Batch]]:
+    def _micro_batches(self) -> list[Micro]:
         chosen = indices(self.step, self.train.batch_size, len(self.items), self.train.seed)
         made = []
         for part in range(self.train.grad_accum):
@@ -150,7 +142,7 @@ class Trainer:
         rng = Rng.batch(*key, total=self.train.batch_size, rows=rows, device=self.accelerator.device)
         return Turn(phase.name, self.step // phase.every, -(-self.train.steps // phase.every), rng)
 
-    def _take_turn(self, phase: Phase, batches: list[tuple[range, Tensor, Batch]]) -> dict[str, Tensor]:
+    def _take_turn(self, phase: Phase, batches: list[Micro]) -> dict[str, Tensor]:
         optimiser = self.optimiser(phase)
         settings, params = self.settings[phase.name], list(self.params[phase.name].values())
         self._seed_torch(phase)
@@ -158,9 +150,9 @@ class Trainer:
         if optimiser is not None:
             optimiser.zero_grad(set_to_none=True)
             for group in optimiser.param_groups:
-                group["lr"] = optim.rate(settings, self.step // phase.every, -(-self.train.steps // phase.every))
+                group["lr"] = optim.rate_of(phase, settings, self.step // phase.every)
         gathered: list[tuple[Losses, Tensor]] = []
-        bad: tuple[range, Tensor, Batch] | None = None
+        bad: Micro | None = None
         for micro in batches:
             rows, _, batch = micro
             losses = self.wrapped(batch, self._turn(phase, rows))
@@ -174,16 +166,17 @@ class Trainer:
         names, sums = self._sums(gathered, bad is not None)
         found, total, *weighted = across.sum_gradients(params if optimiser is not None else [], sums)
         if bad is not None or (self.world.size > 1 and found):
-            self._refuse(bad, phase)
+            self._refuse("loss", [bad] if bad is not None else [], phase)
         shown = dict(zip(names, [value / total for value in weighted], strict=True))
         if optimiser is not None:
             scale = float(self.train.batch_size / total)
             if scale != 1.0:
                 torch._foreach_mul_([p.grad for p in params if p.grad is not None], scale)
-            if settings.clip:
-                shown["grad_norm"] = self.accelerator.clip_grad_norm_(params, settings.clip)
-            elif len(self.phases) > 1:  # whether one side of a game overpowers the other
-                shown["grad_norm"] = self._norm(params)
+            norm = self.accelerator.clip_grad_norm_(params, settings.clip) if settings.clip else self._norm(params)
+            if settings.clip or len(self.phases) > 1:  # whether one side of a game overpowers the other
+                shown["grad_norm"] = norm
+            if self.accelerator.scaler is None and not faults.finite(params, norm):  # a scaler skips such a step
+                self._refuse("gradient", batches, phase)
             shown |= self._step(optimiser)
         self.model.after_step(self._turn(phase, range(self.train.batch_size)))
         return shown
@@ -221,21 +214,38 @@ class Trainer:
         sums = [torch.stack([one[name].detach().float() * w for one, w in gathered]).sum() for name in names]
         return names, torch.stack([torch.full_like(total, bad), total, *sums])
 
-    def _refuse(self, bad: tuple[range, Tensor, Batch] | None, phase: Phase) -> None:
-        """A process where the loss is not finite finds out why, the first one says it, the others end."""
-        bundles = gather(self._blame(*bad, phase) if bad is not None else None)
+    def _refuse(self, what: faults.What, micros: list[Micro], phase: Phase) -> None:
+        """Processes where numbers are not finite find out why, the first one says it, the others end."""
+        mine = [self.blame(what, rows, items.tolist(), batch, phase) for rows, items, batch in micros]
+        told = [one for each in gather(mine) for one in each]
         if not self.world.main:
             raise SystemExit(1)
-        raise NotFinite(next(bundle for bundle in bundles if bundle is not None))
+        bundle, batch = next((one for one in told if one[0]["layer"]), told[0])
+        raise faults.NotFinite({**bundle, "layer": bundle["layer"] or "nothing that shows when it is run again"}, batch)
 
-    def _blame(self, rows: range, chosen: Tensor, batch: Batch, phase: Phase) -> dict[str, Any]:
+    def blame(
+        self, what: faults.What, rows: range, items: list[int], batch: Batch, phase: Phase
+    ) -> tuple[dict[str, Any], Batch]:
+        """Run a turn of the next step again: its bundle, whose `layer` is empty if all is finite, and its batch."""
         self._seed_torch(phase)  # the same dropout, in the same precision
+        self._toggle(phase)
         with self.accelerator.autocast():
-            layer = faults.first_bad_layer(self.model, batch, self._turn(phase, rows))
+            layer = faults.first_bad(what, self.model, batch, self._turn(phase, rows))
         return {
             "step": self.step + 1,
+            "what": what,
             "phase": phase.name,
             "seed": self.train.seed,
             "layer": layer,
-            "items": chosen.tolist(),
-        }
+            "items": items,
+            "rows": [rows.start, rows.stop],
+            "process": [self.world.rank, self.world.size],
+            "device": self.accelerator.device.type,
+            "precision": self.accelerator.mixed_precision,
+        }, {key: value.cpu() for key, value in batch.items()}
+
+    def check_weights(self) -> None:
+        """Refuse to save weights that are not finite: the state before them must stay the newest."""
+        if layer := faults.bad_weights(self.model):
+            phase = self.phases[-1].name
+            raise faults.NotFinite({"step": self.step, "what": "weights", "phase": phase, "layer": layer}, {})

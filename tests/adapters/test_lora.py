@@ -4,7 +4,7 @@ import copy
 
 import pytest
 import torch
-from tiny import opened, session, shaken, smoke, trained
+from tiny import POINTS, opened, session, shaken, smoke, trained
 from torch import nn
 
 from gencli.adapters._base import folded
@@ -23,7 +23,7 @@ def layers():
 
 
 def adapted(model, **settings):
-    Lora.make(settings).apply(model)
+    Lora.make(settings).apply(model, POINTS)
     return model
 
 

@@ -162,5 +162,15 @@ def test_both_images_of_a_pair_move_alike():
     x = torch.randint(256, (16, 3, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     moved = augment({"x": x, "image": x[:, :1].clone()}, 2, True, Rng.batch("a", total=16))
     assert torch.equal(moved["x"][:, :1], moved["image"]) and not torch.equal(moved["x"], x)
-    small = augment({"x": x, "image": x[:, :, :4]}, 2, True, Rng.batch("a", total=16))
-    assert torch.equal(small["image"], x[:, :, :4]), "an image of other sides stays"
+
+
+def test_a_smaller_image_is_mirrored_with_its_large_one_and_cannot_be_shifted():
+    x = torch.randint(256, (16, 3, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    pair = {"x": x, "image": x[:, :, ::2, 1:7:2]}
+    made = augment(pair, 0, True, Rng.batch("a", total=16))
+    turned = (made["x"] != x).flatten(1).any(1)
+    assert 0 < int(turned.sum()) < 16
+    assert torch.equal(made["image"][turned], pair["image"][turned].flip(-1))
+    assert torch.equal(made["image"][~turned], pair["image"][~turned])
+    with pytest.raises(GencliError, match="shift 2 would move images of 8×8 pixels away"):
+        augment(pair, 2, True, Rng.batch("a", total=16))

@@ -335,7 +335,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_with_a_bundle_and_keeps_the_las
     run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from gencli.models.vae.vqvae import VQVAE
-    from gencli.training.trainer import NotFinite
+    from gencli.training.faults import NotFinite
 
     before, real = hashes(run), VQVAE.loss
     monkeypatch.setattr(

@@ -18,6 +18,7 @@ from gencli import recipe as recipes
 from gencli.bundle import Run
 from gencli.config import NoSettings, choose, parse
 from gencli.core import Batch, Field, Losses, Model, Phase, Spec, Turn, World
+from gencli.errors import GencliError
 from gencli.models.vae.vqvae import VQVAE
 from gencli.training import memory, plan
 from gencli.training.session import resolve
@@ -310,7 +311,9 @@ def test_a_batch_larger_than_memory_is_refused_with_a_split_that_fits(
     done.fails("a micro-batch of 512 needs", "--grad-accum", "the same result in less memory")
     splits = done.err.split("--grad-accum ")[1].split()[0]
     shell.fine(*line, "--grad-accum", splits)
-    monkeypatch.setattr(memory, "available", lambda device: memory.held(made_model(), TrainConfig()).total + 1)
+    monkeypatch.setattr(
+        memory, "available", lambda device: round(memory.held(made_model(), TrainConfig()).total / 0.89)
+    )
     shell("train", "vqvae", "--smoke", "--batch-size", "64", "--plan").fails("micro-batch of 64", "smaller")
 
 
@@ -319,17 +322,32 @@ def made_model() -> Model:
     return memory.blueprint(tables, opened(tables["data"]).spec, None)
 
 
-def test_a_container_has_no_more_than_its_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    device = torch.device("cpu")
-    meminfo, container = tmp_path / "meminfo", tmp_path / "memory.max"
+@pytest.mark.parametrize("names", memory.LIMITS, ids=["v2", "v1"])
+def test_a_container_has_no_more_than_its_limit(
+    names: tuple[str, str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    device, (inside, limit, used) = torch.device("cpu"), names
+    meminfo, container = tmp_path / "meminfo", tmp_path / inside
+    container.mkdir(exist_ok=True)
     monkeypatch.setattr(memory, "MEMINFO", meminfo)
-    monkeypatch.setattr(memory, "CONTAINER", container)
+    monkeypatch.setattr(memory, "CONTAINER", tmp_path)
     meminfo.write_text("MemTotal:  9000 kB\nMemFree:  10 kB\nMemAvailable:    4000 kB\n")
     assert memory.available(device) == 4000 * 1024, "what caches hold can be had"
-    container.write_text("max\n")
+    (container / used).write_text("700\n")
+    (container / "memory.stat").write_text("anon 100\ninactive_file 500\n")
+    (container / limit).write_text("max\n")
     assert memory.available(device) == 4000 * 1024
-    container.write_text("1000\n")
-    assert memory.available(device) == 1000
+    (container / limit).write_text("1000\n")
+    assert memory.available(device) == 1000 - 700 + 500
+
+
+def test_nine_tenths_of_what_is_left_may_be_planned_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    needs = memory.held(made_model(), TrainConfig())
+    monkeypatch.setattr(memory, "available", lambda device: round(needs.total / 0.89))
+    memory.refuse_too_large("vqvae", needs, torch.device("cpu"))
+    monkeypatch.setattr(memory, "available", lambda device: round(needs.total / 0.91))
+    with pytest.raises(GencliError, match="training vqvae needs"):
+        memory.refuse_too_large("vqvae", needs, torch.device("cpu"))
 
 
 def test_the_peak_is_that_of_the_whole_process() -> None:

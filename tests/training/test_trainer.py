@@ -16,8 +16,8 @@ from gencli.core import Batch, Losses, Model, Phase, Turn
 from gencli.errors import GencliError
 from gencli.training import optim
 from gencli.training.ema import Average, gamma_of
+from gencli.training.faults import NotFinite
 from gencli.training.settings import TrainConfig
-from gencli.training.trainer import NotFinite
 
 MODELS = ["ddpm", "vqvae", "gated-pixelcnn", "pixelcnn"]
 

@@ -121,8 +121,8 @@ class DiffusionModel(Model):
                 f"{self.public_name()} denoises continuous data, got {spec.x.kind} of shape {spec.x.shape}",
                 "use images or points, or train gated-pixelcnn on these codes",
             )
-        self._beside = tuple(key for key, field in spec.cond.items() if is_beside(field, spec.x))
-        channels = spec.x.shape[0] + sum(spec.cond[key].shape[0] for key in self._beside)
+        self._beside = self.beside()
+        channels = spec.x.shape[0] + sum(self._beside.values())
         seen = dataclasses.replace(spec.x, shape=(channels, *spec.x.shape[1:]))
         told = {key: field for key, field in self.told().items() if key not in self._beside}
         self.net = config.net.build(seen, self.outputs(), told)
@@ -135,6 +135,14 @@ class DiffusionModel(Model):
     @abstractmethod
     def draw_sigma(self, n: int, rng: Rng) -> Tensor:
         """Levels `(n,)` for training, float64."""
+
+    def beside(self) -> Mapping[str, int]:
+        """The conditions that are concatenated to what the network sees, and the channels they take there."""
+        return {key: field.shape[0] for key, field in self.spec.cond.items() if is_beside(field, self.spec.x)}
+
+    def laid(self, key: str, given: Batch, x: Tensor) -> Tensor:
+        """The condition as it lies beside x; zeros where it is not given."""
+        return given[key].to(x) if key in given else x.new_zeros(len(x), *self.spec.cond[key].shape)
 
     def outputs(self) -> int:
         """Channels that the network predicts."""
@@ -166,13 +174,11 @@ class DiffusionModel(Model):
         weights = next(self.net.parameters()).dtype
         given = with_null(cond, self.spec.cond, x)
         shown = [rows(self.formulation.into(sigma), x) * x]
-        shown += [given.pop(key).to(x) if key in given else self._blank(key, x) for key in self._beside]
+        shown += [self.laid(key, given, x) for key in self._beside]
+        told = {key: value for key, value in given.items() if key not in self._beside}
         exact = torch.float64 if weights == torch.float64 else torch.float32  # bfloat16 cannot tell step 999 from 1000
         level = self.formulation.noise(sigma).expand(x.shape[0]).to(x.device, exact)
-        return self.net(torch.cat(shown, dim=1).to(weights), level, **given).to(x.dtype)
-
-    def _blank(self, key: str, x: Tensor) -> Tensor:
-        return x.new_zeros(len(x), *self.spec.cond[key].shape)
+        return self.net(torch.cat(shown, dim=1).to(weights), level, **told).to(x.dtype)
 
     # ------------------------------------------------------------------------------------------------------------ the loss
 
@@ -197,9 +203,12 @@ class DiffusionModel(Model):
 
     def errors(self, data: Tensor, noise: Tensor, sigma: Tensor, cond: Batch) -> Tensor:
         """`(N,)` unweighted squared error in the network's space, averaged over dimensions."""
+        return self.misses(data, noise, sigma, cond).square().flatten(1).mean(1)
+
+    def misses(self, data: Tensor, noise: Tensor, sigma: Tensor, cond: Batch) -> Tensor:
+        """How far the network's prediction is from its target, number by number."""
         x = data + rows(sigma, data) * noise
-        error = self.predict(x, sigma, **cond) - self.formulation.target(data, noise, sigma)
-        return error.square().flatten(1).mean(1)
+        return self.predict(x, sigma, **cond) - self.formulation.target(data, noise, sigma)
 
 
 def is_beside(field: Field, x: Field) -> bool:

@@ -24,12 +24,10 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from gencli import runs
-from gencli.bundle import Run
 from gencli.config import Part, opt, part
-from gencli.core import Batch, Denoiser, Losses, Rng, Spec, Turn
-from gencli.errors import GencliError
+from gencli.core import Batch, Losses, Rng, Spec, Turn
 from gencli.models.diffusion._straight import StraightModel
+from gencli.models.diffusion._teacher import teacher_of
 from gencli.samplers._levels import table_of
 from gencli.samplers.euler import Euler
 
@@ -66,13 +64,13 @@ class RectifiedFlow(StraightModel):
         """Draw the pairs."""
         if not self.config.reflow:
             return
-        teacher = _teacher(self.config.reflow, self.spec)
+        teacher = teacher_of(self.config.reflow, self.spec)
         seeds = torch.arange(self.config.pairs)
         labels = seeds % (self.spec.cond["label"].vocab or 1) if "label" in self.spec.cond else None
         for part_ in seeds.split(TOGETHER):
             cond = {} if labels is None else {"label": labels[part_]}
             stream = Rng.rows([int(rng.at("pairs", int(i)).integers((1,), 2**62)) for i in part_])
-            noise, made = transported(teacher.model, cond, stream, self.spec)
+            noise, made = transported(teacher, cond, stream, self.spec)
             self.pairs_noise[part_], self.pairs_data[part_] = noise.to(self.pairs_noise), made.to(self.pairs_data)
         if labels is not None:
             self.pairs_label.copy_(labels)
@@ -101,19 +99,3 @@ def transported(model: Any, cond: Batch, rng: Rng, spec: Spec) -> tuple[Tensor, 
     with torch.no_grad():
         *_, last = sampler.run(denoise, model.start(noise, levels[0]), levels, rng)
     return noise, last.x
-
-
-def _teacher(name: str, spec: Spec) -> Run:
-    teacher = Run.load(runs.named(name).path)
-    if not isinstance(teacher.model, Denoiser):
-        raise GencliError(
-            f"run {name} is no denoiser: it has no path from noise to data", "reflow from a diffusion model"
-        )
-    theirs, ours = teacher.model.spec, spec
-    if (theirs.x.shape, theirs.x.range, *theirs.cond) != (ours.x.shape, ours.x.range, *ours.cond):
-        raise GencliError(
-            f"run {name} makes {theirs.x.kind} of shape {theirs.x.shape} from {', '.join(theirs.cond) or 'no condition'}, "
-            f"wanted are {ours.x.kind} of shape {ours.x.shape} from {', '.join(ours.cond) or 'no condition'}",
-            "train on the same data as that run",
-        )
-    return teacher
