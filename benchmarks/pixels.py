@@ -194,7 +194,8 @@ def curves(runs: Path) -> None:
     facts = stored()
     for place, data in enumerate(ROWS, 1):
         axes = figure.add_subplot(1, len(ROWS), place)
-        for i, name in enumerate(name for name in ROWS[data] if "pixelcnn" in name and name != "pixelcnn-aux"):
+        kin = [name for name in facts[f"pixels-{data}"] if "pixelcnn" in name and name != "pixelcnn-aux"]
+        for i, name in enumerate(kin):
             log = [row for row in rows_of(runs / called(data, name)) if "bits_per_dim" in row]
             width = max(1, len(log) // 20)
             parts = [log[i : i + width] for i in range(0, len(log), width)]

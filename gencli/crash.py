@@ -50,7 +50,9 @@ def _parsed(text: str | None) -> _Fault | None:
     name, count, way = [*parts, *("", "1", "kill")[len(parts) :]] if len(parts) < 4 else ("", "", "")
     places = WRITING if way == "full" else POINTS
     if name not in places or not count.isdigit() or int(count) < 1 or way not in ("kill", "full"):
-        raise SystemExit(f"GENCLI_FAULT is '{text}', it must be NAME[:N[:kill|full]] with NAME one of {', '.join(places)}")
+        raise SystemExit(
+            f"GENCLI_FAULT is '{text}', it must be NAME[:N[:kill|full]] with NAME one of {', '.join(places)}"
+        )
     return _Fault(name, int(count), way == "full")
 
 
