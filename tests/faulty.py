@@ -25,7 +25,7 @@ FAMILIES = {
     "flow": "realnvp",
     "gan": "wgan-gp",
 }
-STEPS, EVERY, DRAWN = 10, 2, 8
+STEPS, EVERY, DRAWN = 6, 2, 4
 RANDOM = "any moment"
 SLOW = """
 import time
@@ -56,10 +56,10 @@ def began(text: str) -> int:
     return int(step)
 
 
-def args(cwd: Path, family: str) -> list[str]:
+def args(cwd: Path, family: str, steps: int = STEPS) -> list[str]:
     """The command that trains a family's tiny model."""
     cwd.mkdir(parents=True, exist_ok=True)
-    settings = {"steps": STEPS, "save_every": EVERY, "sample_every": DRAWN, "batch_size": 4, "keep": 1}
+    settings = {"steps": steps, "save_every": EVERY, "sample_every": DRAWN, "batch_size": 4, "keep": 1}
     return ["train", str(toml(cwd / "tiny.toml", table(FAMILIES[family], **settings)))]
 
 
@@ -79,18 +79,20 @@ class Life:
         cwd: an empty folder.
         family: what is trained.
         expected: the hashes of a run that was left alone.
+        steps: how many it takes.
     """
 
     zygote: Zygote
     cwd: Path
     family: str
     expected: dict[str, str]
+    steps: int = STEPS
     saved: int = 0
     kills: Counter[str] = field(default_factory=Counter)
 
     def start(self, patch: str) -> Process:
         """The next process."""
-        command = args(self.cwd, self.family)
+        command = args(self.cwd, self.family, self.steps)
         return self.zygote.start(self.cwd, *command, *(["--resume"] if folder_of(self.cwd) else []), patch=patch)
 
     def at(self, point: str, number: int = 1) -> bool:
@@ -123,7 +125,7 @@ class Life:
         self.saved = max(self.saved, announced(text))
         folder = folder_of(self.cwd)
         if folder is not None and self.saved:
-            assert Run.load(folder).step in range(0, STEPS + 1)
+            assert Run.load(folder).step in range(0, self.steps + 1)
 
     def finish(self) -> None:
         """Let it end, and compare it with the run that was left alone."""
@@ -133,14 +135,14 @@ class Life:
         self._check(process)
         folder = folder_of(self.cwd)
         assert folder is not None and hashes(folder) == self.expected, (self.family, self.kills)
-        assert logged(folder) == list(range(1, STEPS + 1))
+        assert logged(folder) == list(range(1, self.steps + 1))
         assert not list(folder.rglob(".*")), "nothing temporary is left"
 
 
-def alone(zygote: Zygote, cwd: Path, family: str) -> tuple[dict[str, str], float]:
+def alone(zygote: Zygote, cwd: Path, family: str, steps: int = STEPS) -> tuple[dict[str, str], float]:
     """The hashes of a run that nobody kills, and the seconds that it takes slowed down."""
     first = time.perf_counter()
-    code, process = zygote.run(cwd, *args(cwd, family), patch=SLOW)
+    code, process = zygote.run(cwd, *args(cwd, family, steps), patch=SLOW)
     assert code == 0, process.stderr
     folder = folder_of(cwd)
     assert folder is not None

@@ -17,7 +17,7 @@ from gencli import crash
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
 
-EACH = 42  # kills a family in the soak
+EACH, STEPS = 42, 10  # of the soak: kills a family, steps of a run
 TOTAL, LEAST, INSIDE = 240, 30, 0.25
 
 
@@ -64,10 +64,10 @@ def test_hundreds_of_kills(zygote: Zygote, tmp_path: Path, capsys: pytest.Captur
 def _soaked(zygote: Zygote, cwd: Path, family: str) -> Counter[str]:
     """Lives of a family until it has been killed often enough: half at points, half at any moment."""
     chance = random.Random(family)
-    expected, seconds = alone(zygote, cwd / "alone", family)
+    expected, seconds = alone(zygote, cwd / "alone", family, STEPS)
     where, kills = places(chance), Counter[str]()
     for number in range(10 * EACH):
-        life = Life(zygote, cwd / str(number), family, expected)
+        life = Life(zygote, cwd / str(number), family, expected, STEPS)
         for _ in range(8):
             if not (life.anywhere(chance, 0.5 * seconds) if chance.random() < 0.5 else life.at(*next(where))):
                 break  # it has ended before
