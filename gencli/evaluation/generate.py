@@ -96,7 +96,8 @@ def cost(run: Run, request: Request) -> tuple[int, int]:
 def cost_of_one(run: Run, request: Request) -> tuple[int, int]:
     """The same for one micro-batch, which is what one image takes."""
     each = request.sampler.evaluations(run.model, run.spec)
-    guidance, taken = _guidance(request), _taken(run, request.cond)
+    _, guidance = _guidance(request).left(run.model)
+    taken = _taken(run, request.cond)
     if guidance.interval is None:
         return each, each * guidance.calls(taken)
     return each, guidance.calls_at((call.sigma for call in visited(run, request.sampler)), taken)

@@ -6,11 +6,13 @@ an interval of levels, and outermost the clip to the data's range.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from gencli.core import Batch, Classifier, Denoiser, Field
@@ -52,6 +54,26 @@ class Guidance:
                 "leave --guidance-interval, --guide and --classifier out, or sample a diffusion model",
             )
         return self.scale
+
+    def left(self, model: Any) -> tuple[dict[str, Tensor], Guidance]:
+        """What a model that was taught with a scale is told of it, and the guidance that is left to calls of the network.
+
+        Raises:
+            GencliError: a scale that the model was not taught, or an interval or a guide, which it cannot be told.
+        """
+        if getattr(model, "scales", None) is None:
+            return {}, self
+        if self.interval is not None or self.guide is not None:
+            raise GencliError(
+                f"{model.public_name()} does its guidance within one call: it can be told a scale only",
+                "leave --guidance-interval and --guide out, or sample its teacher",
+            )
+        low, high = model.scales
+        if not low <= self.scale <= high:
+            raise GencliError(
+                f"guidance {self.scale:g}: the run was taught scales from {low:g} to {high:g}", "use one of them"
+            )
+        return {"guidance": torch.tensor(self.scale - 1)}, dataclasses.replace(self, scale=1.0)
 
     @property
     def classes(self) -> Field | None:

@@ -51,6 +51,20 @@ class LabelEmbedding(nn.Embedding):
         nn.init.normal_(self.weight, std=std)
 
 
+class NumberEmbedding(nn.Linear):
+    """A number `(N, 1)` of −25 to 25 or so by sines and cosines, what a student is told besides; starts at zero."""
+
+    WAVES, FASTEST, SLOWEST = 32, 8.0, 0.0625  # radians for a unit
+
+    def __init__(self, width: int) -> None:
+        super().__init__(self.WAVES, width, bias=False)
+        nn.init.zeros_(self.weight)
+
+    def forward(self, number: Tensor) -> Tensor:
+        waves = sinusoidal(self.FASTEST * number.flatten(), self.WAVES, period=self.FASTEST / self.SLOWEST)
+        return super().forward(waves.to(self.weight.dtype))
+
+
 def label_field(cond: Mapping[str, Field], network: str, also: Collection[str] = ()) -> Field | None:
     """The label among the conditions; a condition that the network cannot take is refused by name.
 

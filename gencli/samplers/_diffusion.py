@@ -6,6 +6,7 @@ import itertools
 from abc import abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar
 
 import torch
@@ -93,11 +94,16 @@ class DiffusionSampler(Sampler):
     def denoiser(self, model: Any, spec: Spec, cond: Batch, guidance: Guidance, memory: Memory) -> Denoise:
         """The model guided as asked; `memory["spread"]` is what it last said of its variance, where it learned one."""
         span = spec.x.range if self.clips else None
-        plain = _remembering(model, memory) if hasattr(model, "denoise_spread") else model.denoise
+        told, guidance = guidance.left(model)
+        plain = partial(self.asked(model, memory), **told)
         known = {key: value for key, value in cond.items() if key in model.spec.cond}
         kept = without_guidance(known, model.spec.cond)
         dropped = {key: value for key, value in known.items() if key not in kept}
         return composed(plain, dropped, guidance, span, cond.get("label"), kept)
+
+    def asked(self, model: Any, memory: Memory) -> Callable[..., Tensor]:
+        """What is guided: x0 of x, a level and conditions."""
+        return _remembering(model, memory) if hasattr(model, "denoise_spread") else model.denoise  # type: ignore[no-any-return]
 
     @property
     def clips(self) -> bool:

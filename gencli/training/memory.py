@@ -112,7 +112,7 @@ def refuse_too_large(name: str, needs: Held, device: torch.device) -> None:
     if left is not None and needs.total > SHARE * left:
         raise GencliError(
             f"training {name} needs {as_size(needs.total)} for {needs.parameters:,} parameters with their gradients, "
-            f"optimiser and averages; {device.type} has {as_size(left)} of memory left",
+            f"optimiser and averages; {device.type} has {as_size(left)} of memory left, of which a run may hold {SHARE:.0%}",
             f"make the network smaller: `gencli train {name} --help` lists its width and depth",
         )
 

@@ -146,10 +146,13 @@ OF_CODES = {name: Field("codes", (16, 16), vocab=1024) for name in ("maskgit-ima
 
 def spec_of(table: dict[str, Any]) -> Spec:
     """What the data of a recipe are; of a folder, which only a person has, ImageNet at the recipe's size, or colour pairs."""
-    if table["name"] not in ("folder", "pairs"):
+    if "folder" not in (table["name"], table.get("of")) and table["name"] != "pairs":
         return choose("data", table).build().spec
     side = int(table["image_size"])
     image = Field("image", (3, side, side), vocab=256)
+    if table["name"] == "reduced":
+        small = side // table["factor"]
+        return Spec(image, {"image": Field("image", (3, small, small), vocab=256)})
     return Spec(image, {"image": image} if table["name"] == "pairs" else {"label": Field("label", (), vocab=1000)})
 
 
@@ -291,10 +294,11 @@ def test_the_bound_is_what_is_left(shell: Shell, monkeypatch: pytest.MonkeyPatch
     needs = memory.held(
         memory.blueprint(tables, opened(tables["data"]).spec, None), parse(TrainConfig, tables["train"])
     )
-    monkeypatch.setattr(memory, "available", lambda device: needs.total - 1)
+    enough = math.ceil(needs.total / memory.SHARE)
+    monkeypatch.setattr(memory, "available", lambda device: enough - 2)
     shell(*flags("vqvae")).fails("training vqvae needs")
     assert not Path("checkpoints").exists()
-    monkeypatch.setattr(memory, "available", lambda device: needs.total)
+    monkeypatch.setattr(memory, "available", lambda device: enough)
     shell.fine(*flags("vqvae"))
     monkeypatch.setattr(memory, "available", lambda device: None)  # a system that does not tell
     shell.fine(*flags("vqvae"), "--plan")

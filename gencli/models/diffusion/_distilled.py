@@ -21,6 +21,8 @@ from gencli.models.diffusion._family import DiffusionModel, rows
 from gencli.models.diffusion._teacher import teacher_of
 from gencli.samplers._levels import ends
 
+NEW = "net.number."  # weights of a student that no teacher has
+
 
 class Distilled(Model):
     """A student whose Config has `teacher` and `denoiser`."""
@@ -36,12 +38,21 @@ class Distilled(Model):
             raise GencliError(
                 f"{self.public_name()} trains a denoiser, {chosen.name} is none", "choose ddpm, edm or another"
             )
-        self.denoiser = chosen.build(spec)
+        self.denoiser = chosen.build(self.seen_by_the_denoiser(spec))
         if self.denoiser.meaning == "endpoint":
             raise GencliError(
                 f"{self.public_name()} trains a denoiser, {chosen.name} has jumped to the end already",
                 "choose the model that it was made from, such as ddpm or edm",
             )
+        if self.scales and getattr(config, "guidance", 1.0) != 1.0:
+            raise GencliError(
+                f"guidance {config.guidance:g} for {chosen.name}, which is told every scale within its one call",
+                "leave --guidance out: the student learns all of them",
+            )
+
+    def seen_by_the_denoiser(self, spec: Spec) -> Spec:
+        """What the denoiser is built for."""
+        return spec
 
     @property
     def net(self) -> nn.Module:
@@ -67,6 +78,11 @@ class Distilled(Model):
     def sigma_max(self) -> float:
         """The greatest level worth a step."""
         return ends(self.denoiser)[1]
+
+    @property
+    def scales(self) -> tuple[float, float] | None:
+        """The least and the greatest scale of guidance that the denoiser is told; None where it is told none."""
+        return getattr(self.denoiser, "scales", None)
 
     def sigma_at(self, u: Tensor) -> Tensor:
         """The level at the denoiser's own time u, where it has no table."""
@@ -102,7 +118,8 @@ class Distilled(Model):
             GencliError: the teacher has an adapter's weights besides.
         """
         teacher, own = self.taught.teacher, self.denoiser.state_dict()
-        weights = teacher.state_dict()
+        new = {key: value for key, value in own.items() if key.startswith(NEW)}
+        weights = {**teacher.state_dict(), **new}
         if type(teacher) is not type(self.denoiser):
             return False
         same = {key: value.shape for key, value in weights.items()} == {key: value.shape for key, value in own.items()}

@@ -37,7 +37,6 @@ from __future__ import annotations
 import math
 from copy import deepcopy
 from dataclasses import dataclass
-from functools import cached_property
 from typing import ClassVar, Literal
 
 import torch
@@ -45,20 +44,17 @@ from torch import Tensor
 from torch.random import fork_rng
 
 from gencli.config import Part, opt, part
-from gencli.core import Batch, Frozen, Losses, Spec, Turn, full_precision
+from gencli.core import Batch, Losses, Spec, Turn, full_precision
 from gencli.errors import GencliError
-from gencli.models.diffusion._distilled import Distilled, heun
+from gencli.models.diffusion._distilled import heun
 from gencli.models.diffusion._family import DiffusionModel, edm, rows, wide
-from gencli.models.vae._perceptual import Perceptual
-from gencli.samplers._levels import RHO, scheduled
-
-HUBER = 0.00054
+from gencli.models.diffusion._to_the_end import ToTheEnd, follow
+from gencli.samplers._levels import scheduled
 
 
-class Consistency(Distilled):
+class Consistency(ToTheEnd):
     """A function from any point of a path to its end."""
 
-    meaning: ClassVar[Literal["mean", "transport", "endpoint"]] = "endpoint"
     training_only: ClassVar[tuple[str, ...]] = ("target.",)
 
     @dataclass(frozen=True)
@@ -96,15 +92,6 @@ class Consistency(Distilled):
                 f"use --most-levels {len(table) - 1} or less",
             )
         self.target = deepcopy(self.denoiser).requires_grad_(False) if config.target_decay else None
-
-    @property
-    def levels(self) -> None:
-        """Any between the least and the greatest."""
-
-    def sigma_at(self, u: Tensor) -> Tensor:
-        """Time runs evenly in σ^(1/7), as the levels of training do."""
-        low, high = (end ** (1 / RHO) for end in (self.sigma_min, self.sigma_max))
-        return (low + u.double() * (high - low)) ** RHO
 
     # ----------------------------------------------------------------------------------------------------------- the function
 
@@ -175,21 +162,6 @@ class Consistency(Distilled):
         """One step along the teacher's path."""
         return heun(self.teaching(cond, x.device, self.config.guidance), x, here, there)
 
-    def apart(self, a: Tensor, b: Tensor) -> Tensor:
-        """The distance `(N,)` of two end points."""
-        if self.config.distance == "perceptual":
-            return self.seen.to(a.device).distance(a, b)
-        error = (a - b).flatten(1)
-        if self.config.distance == "pseudo-huber":
-            least = HUBER * math.sqrt(error.shape[1])
-            return (error.square().sum(1) + least**2).sqrt() - least
-        return (error.abs() if self.config.distance == "l1" else error.square()).mean(1)
-
-    @cached_property
-    def seen(self) -> Frozen:
-        """The perceptual network, read at the first loss."""
-        return Frozen(distance=Perceptual(self.config.perceptual, self.spec.x))
-
     # ------------------------------------------------------------------------------------------------------------- the target
 
     @torch.no_grad()
@@ -199,5 +171,4 @@ class Consistency(Distilled):
         if self.target is None:
             return
         weight = 1 - self.decay(turn)
-        for average, now in zip(self.target.state_dict().values(), self.denoiser.state_dict().values(), strict=True):
-            average.lerp_(now, weight) if average.is_floating_point() else average.copy_(now)
+        follow(self.target, self.denoiser, weight)
