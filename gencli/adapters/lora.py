@@ -63,36 +63,65 @@ class Lora(Adapter):
             module.widen(self.config.rank, self.config.scale)
 
     def fold(self, model: nn.Module) -> None:
-        for module in model.modules():
-            if isinstance(module, _Thin):
-                module.fold()
+        for layer in thin(model).values():
+            layer.fold()
+
+    @staticmethod
+    def merge(model: nn.Module) -> None:
+        """Put W in place of W₀, as fast as layers without A and B; not for training or saving until `unmerge`."""
+        for layer in thin(model).values():
+            layer.merge()
+
+    @staticmethod
+    def unmerge(model: nn.Module) -> None:
+        """Put W₀ back, bit for bit."""
+        for layer in thin(model).values():
+            layer.unmerge()
 
 
 class _Thin(nn.Module):
-    """A layer with A and B; `weight` is W₀."""
+    """A layer with A and B; `weight` is W₀, or W while the layer is merged."""
 
     weight: Tensor
     lora_a: nn.Parameter
     lora_b: nn.Parameter
     scale: float
+    first: Tensor | None
 
     def widen(self, rank: int, scale: float) -> None:
         """Give the layer its matrices."""
         self.lora_a = nn.Parameter(self.weight.new_empty(rank, self.weight[0].numel()))
         self.lora_b = nn.Parameter(self.weight.new_zeros(len(self.weight), rank))
         self.scale = scale
+        self.first = None  # W₀ of a merged layer
         nn.init.kaiming_uniform_(self.lora_a, a=math.sqrt(5))
 
     @property
     def whole(self) -> Tensor:
         """W."""
+        if self.first is not None:
+            return self.weight
         return self.weight + self.scale * (self.lora_b @ self.lora_a).view_as(self.weight)
+
+    def merge(self) -> None:
+        """W as the weight; W₀ is kept, since W − (α / r) B A is not it to the last bit."""
+        if self.first is None:
+            first = self.weight.detach().clone()
+            with torch.no_grad():
+                self.weight.copy_(self.whole)
+            self.first = first
+
+    def unmerge(self) -> None:
+        """W₀ as the weight."""
+        if self.first is not None:
+            with torch.no_grad():
+                self.weight.copy_(self.first)
+            self.first = None
 
     def fold(self) -> None:
         """W as the weight of a layer without A and B."""
-        with torch.no_grad():
-            self.weight.copy_(self.whole)
-        del self.lora_a, self.lora_b
+        self.merge()
+        del self.lora_a, self.lora_b, self.first
         plain: Any = next(plain for plain, thin in KINDS.items() if thin is type(self))
         self.__class__ = plain
 
@@ -112,3 +141,8 @@ class _ThinConv2d(_Thin, nn.Conv2d):
 
 
 KINDS: dict[type[nn.Module], Any] = {nn.Linear: _ThinLinear, nn.Conv2d: _ThinConv2d}
+
+
+def thin(model: nn.Module) -> dict[str, _Thin]:
+    """The layers that have A and B, by name."""
+    return {name: module for name, module in model.named_modules() if isinstance(module, _Thin)}

@@ -27,6 +27,7 @@ READS = (
     "image-gpt",
     "improved-diffusion",
     "ldm",
+    "lora",
     "ncsnv2",
     "openai-ddpm",
     "pt",
@@ -141,14 +142,14 @@ def _out(values: dict[str, Any]) -> Any:
     if target.is_dir() and not converter.folder:
         target = target / name
     _free(target, converter.folder, values["overwrite"])
-    verify = values.get("verify", True)
+    verify, taken = values.get("verify", True), folded if converter.folds else lambda run: run
     if "ema" not in values:
-        return converter.export(folded(Run.load(found.path)), target, verify)
+        return converter.export(taken(Run.load(found.path)), target, verify)
     from gencli.training.posthoc import make_run
 
     with tempfile.TemporaryDirectory(prefix="gencli-convert-") as scratch:
         path, note = make_run(found.path, values["ema"], Path(scratch), None, _typed())
-        done = converter.export(folded(Run.load(path)), target, verify)
+        done = converter.export(taken(Run.load(path)), target, verify)
     return dataclasses.replace(done, notes=[note, *done.notes])
 
 
@@ -246,5 +247,6 @@ def _next(values: dict[str, Any], path: Path) -> str:
         default = path.parent == Path("checkpoints")
         return f"gencli sample {path.name}" if default else f"gencli sample {shlex.quote(str(path))}"
     if registry.public_name(values["to"]) in READS:
-        return f"gencli convert {shlex.quote(str(path))} --from {registry.public_name(values['to'])}"
+        like = "" if registry.load("converters", values["to"]).folds else " --like BASE"
+        return f"gencli convert {shlex.quote(str(path))} --from {registry.public_name(values['to'])}{like}"
     return f"gencli info {values['to']}"

@@ -122,6 +122,7 @@ class Converter(Component, ABC):
     suffix: ClassVar[str]
     folder: ClassVar[bool] = False
     reads: ClassVar[bool] = False
+    folds: ClassVar[bool] = True  # takes a run whose adapters were folded into its weights
     peer: ClassVar[tuple[str, str] | None] = None  # the library that checks, and the extra that installs it
 
     @abstractmethod

@@ -103,7 +103,7 @@ class DiffusionSampler(Sampler):
 
     def asked(self, model: Any, memory: Memory) -> Callable[..., Tensor]:
         """What is guided: x0 of x, a level and conditions."""
-        return _remembering(model, memory) if hasattr(model, "denoise_spread") else model.denoise  # type: ignore[no-any-return]
+        return _remembering(model, memory) if hasattr(model, "denoise_spread") else model.denoise
 
     @property
     def clips(self) -> bool:

@@ -14,7 +14,8 @@ for good ones, which lie near these (its 2 steps on ImageNet are at 80 and 2.0 o
 A consistency trajectory model (`ctm`) can jump to any level: γ-sampling (Kim et al., 2023; arXiv:2310.02279) jumps to
 r = max(√(1 − γ²) s, ε) and puts back √(s² − r²) z, no noise at all with γ = 0, and the above with γ = 1.
 
-Errors: γ below 1 of a model that jumps to the end only; a denoiser that is no consistency function: noise must be put back to what is at the end of its path already.
+Errors: γ below 1 of a model that jumps to the end only; a denoiser that is no consistency function: noise must be put back
+to what is at the end of its path already.
 """
 
 from __future__ import annotations

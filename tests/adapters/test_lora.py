@@ -73,6 +73,23 @@ def test_folded_it_is_a_plain_model_with_the_same_outputs():
     assert torch.allclose(thin(x), before, atol=1e-5) and set(thin.state_dict()) == set(layers().state_dict())
 
 
+def test_merged_it_gives_the_same_and_unmerged_the_first_weights_are_back_bit_for_bit():
+    plain = layers()
+    thin = learned(adapted(copy.deepcopy(plain), rank=3, scale=3.0))
+    x = torch.randn(4, 3, 4, 4)
+    before = thin(x)
+    for _ in range(2):  # a second time changes nothing
+        Lora.merge(thin)
+    assert torch.allclose(thin(x), before, atol=1e-5) and not torch.equal(thin[0].weight, plain[0].weight)
+    assert torch.allclose(nn.functional.linear(torch.eye(128), thin[3].weight).T, thin[3].whole)
+    for _ in range(2):
+        Lora.unmerge(thin)
+    assert all(torch.equal(thin[i].weight, plain[i].weight) for i in (0, 3)) and torch.equal(thin(x), before)
+    Lora.merge(thin)
+    Lora.make({}).fold(thin)
+    assert type(thin[0]) is nn.Conv2d and torch.allclose(thin(x), before, atol=1e-5)
+
+
 def test_what_is_trained_is_r_times_in_and_out_of_each_layer_and_nothing_else():
     thin = adapted(layers(), rank=2)
     assert sum(p.numel() for p in thin.parameters() if p.requires_grad) == 2 * (27 + 8) + 2 * (128 + 5)

@@ -1,4 +1,4 @@
-"""Consistency Trajectory Models: Learning Probability Flow ODE Trajectory of Diffusion (Kim et al., 2023). arXiv:2310.02279
+"""Consistency Trajectory Models (Kim et al., 2023). arXiv:2310.02279
 
 Offers: sample
 
@@ -25,9 +25,11 @@ Errors: a teacher that is not there, no denoiser, or of other data; more levels 
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator
 from copy import deepcopy
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -72,7 +74,6 @@ class Ctm(ToTheEnd):
                 f"use --intervals {len(table) - 1} or less",
             )
         self.target = deepcopy(self.denoiser).requires_grad_(False)
-        self.grid = scheduled(self.denoiser, config.intervals + 1, "karras", self.public_name())[:-1].flip(0)
 
     def seen_by_the_denoiser(self, spec: Spec) -> Spec:
         """The data's conditions, and the level jumped to."""
@@ -107,7 +108,8 @@ class Ctm(ToTheEnd):
 
     def g(self, denoiser: DiffusionModel, x: Tensor, sigma: Tensor, end: Tensor | float, cond: Batch) -> Tensor:
         """The same of any denoiser that is told where to jump to."""
-        told = quarter_log(wide(torch.as_tensor(end))).to(x).reshape(-1, 1).expand(len(x), 1)
+        level = wide(end) if isinstance(end, Tensor) else torch.tensor(end, dtype=torch.float64)
+        told = quarter_log(level).to(x).reshape(-1, 1).expand(len(x), 1)
         return denoiser.denoise(x, sigma, number=told, **cond)
 
     # --------------------------------------------------------------------------------------------------------------- the loss
@@ -131,6 +133,11 @@ class Ctm(ToTheEnd):
         each = consistent + self.config.score_weight * score.to(consistent)
         shown = {"consistency": consistent.mean().detach(), "score": score.mean().detach()}
         return {"loss": each.mean(), "each": each, **shown}
+
+    @cached_property
+    def grid(self) -> Tensor:
+        """The levels t_0 < … < t_N, float64."""
+        return scheduled(self.denoiser, self.config.intervals + 1, "karras", self.public_name())[:-1].flip(0)
 
     def drawn(self, n: int, rng: Rng, like: Tensor) -> tuple[Tensor, Tensor, Tensor, list[Tensor]]:
         """Levels t, u and s `(n,)`, and those that a solver visits from t to u, all rows' in as many steps.
@@ -160,7 +167,7 @@ class Ctm(ToTheEnd):
             def denoise(x: Tensor, sigma: Tensor) -> Tensor:
                 return self.g(self.target, x, sigma, sigma, cond)
 
-        for here, there in zip(visited[:-1], visited[1:], strict=True):
+        for here, there in itertools.pairwise(visited):
             x = heun(denoise, x, here, there)
         return x
 
