@@ -2,8 +2,7 @@
 
 Training is that of the recipe's network on digits of 16×16 made binary by chance at every step: gencli's `Trainer` with its own
 defaults (averaged weights, records of losses), data included; the plain loop has the same networks, Adam, images at hand, and
-averages nothing. pythae's `BaseTrainer`, measured where it is installed, gets the images made binary once, which it keeps, and
-a scheduler that leaves the learning rate alone, since its own asks for an argument that torch has dropped.
+averages nothing. pythae's `BaseTrainer`, measured where it is installed, gets the images made binary once, which it keeps.
 
 The bound is that of a model with random weights. gencli makes one draw after the other of 250 images; the plain way has all
 draws of 64 images at once, so that its memory grows with their number. A call does a fiftieth of the 10,000 images.
@@ -177,10 +176,7 @@ def pythae_training(folder: Path, size: Size) -> Side:
         per_device_train_batch_size=size.batch,
         no_cuda=True,
     )
-    optimiser = torch.optim.Adam(model.parameters(), LR)
-    still = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda epoch: 1.0)
-    data = BaseDataset(x, torch.zeros(len(x)))
-    trainer = BaseTrainer(model, data, training_config=config, optimizer=optimiser, scheduler=still)
+    trainer = BaseTrainer(model, BaseDataset(x, torch.zeros(len(x))), training_config=config)
     count = sum(p.numel() for p in model.parameters())
 
     def some() -> tuple[float, int]:

@@ -22,7 +22,7 @@ NEEDED = (
     *("pillow", "clean-fid", "matplotlib", "typer", "rich", "torchdiffeq"),
 )
 OPTIONAL = (
-    *("diffusers", "scikit-image", "flow_matching", "torch-fidelity", "prdc", "transformers"),
+    *("diffusers", "scikit-image", "flow_matching", "torch-fidelity", "prdc", "pythae", "transformers"),
     *("vector-quantize-pytorch", "zuko", "lpips", "onnx", "onnxruntime", "tensorboard", "wandb"),
 )
 CPUINFO = Path("/proc/cpuinfo")

@@ -96,8 +96,9 @@ class DiffusionSampler(Sampler):
         span = spec.x.range if self.clips else None
         told, guidance = guidance.left(model)
         plain = partial(self.asked(model, memory), **told)
-        known = {key: value for key, value in cond.items() if key in model.spec.cond}
-        kept = without_guidance(known, model.spec.cond)
+        takes = getattr(model, "spec", spec).cond  # a bare function of x and a level takes what there is
+        known = {key: value for key, value in cond.items() if key in takes}
+        kept = without_guidance(known, takes)
         dropped = {key: value for key, value in known.items() if key not in kept}
         return composed(plain, dropped, guidance, span, cond.get("label"), kept)
 
