@@ -40,6 +40,16 @@ def alone(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPa
     vars(console.state).update(vars(console.State()))
 
 
+@pytest.fixture(scope="module")
+def zygote(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """A process that forks the commands of a test file, with a cache of their own."""
+    from zygote import Zygote
+
+    made = Zygote(tmp_path_factory.mktemp("home"))
+    yield made
+    made.close()
+
+
 @pytest.hookimpl(hookwrapper=True)
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
     """A test that passes but takes longer than the limit fails; what needs minutes is marked slow."""

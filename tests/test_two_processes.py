@@ -10,12 +10,12 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from faulty import SLOW
 from pair import apart, names, walk, walked
 from safetensors.torch import load_file
 from tiny import logged, resumed, table, toml, trained
@@ -62,13 +62,6 @@ class Pair:
         assert self.both[1].stdout == ""
         assert self.both[1].stderr == "", self.both[1].stderr
         return self
-
-
-@pytest.fixture(scope="module")
-def zygote(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Zygote]:
-    made = Zygote(tmp_path_factory.mktemp("home"))
-    yield made
-    made.close()
 
 
 def only(folder: Path, pattern: str = "*") -> Path:
@@ -235,15 +228,6 @@ def test_a_metric_of_two_processes_is_that_of_one_and_stands_once(zygote: Zygote
 
 # --------------------------------------------------------------------------------------------------------- stopping, failing
 
-SLOW = """
-from gencli.training import trainer
-import time
-real = trainer.Trainer.take_step
-def take_step(self):
-    time.sleep(0.02)
-    return real(self)
-trainer.Trainer.take_step = take_step
-"""
 NAN = """
 from gencli.models.autoregressive.pixelcnn import PixelCNN
 real = PixelCNN.loss

@@ -6,7 +6,6 @@ import random
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -19,13 +18,6 @@ pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals of POSI
 
 EACH, STEPS = 42, 10  # of the soak: kills a family, steps of a run
 TOTAL, LEAST, INSIDE = 240, 30, 0.25
-
-
-@pytest.fixture(scope="module")
-def zygote(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Zygote]:
-    made = Zygote(tmp_path_factory.mktemp("home"))
-    yield made
-    made.close()
 
 
 @pytest.mark.parametrize("number", range(len(FAMILIES)), ids=list(FAMILIES))

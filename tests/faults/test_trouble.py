@@ -8,7 +8,6 @@ import shutil
 import socket
 import sys
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -53,13 +52,6 @@ def replace(source, target):
     real(source, target)
 files.replace = replace
 """
-
-
-@pytest.fixture(scope="module")
-def zygote(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Zygote]:
-    made = Zygote(tmp_path_factory.mktemp("home"))
-    yield made
-    made.close()
 
 
 @pytest.fixture(scope="module")
