@@ -8,6 +8,7 @@ from functools import cache
 import pytest
 import torch
 from diffused import MLP, POINTS, SPEC, counted, randomised
+from fitting import fit
 from saved import saved
 from tiny import hashes, resumed, session, table
 from torch import nn
@@ -258,16 +259,10 @@ def corners(n, seed):
 def learned(teacher, steps=400):
     torch.manual_seed(0)
     model = Consistency.make({**LEARN, "teacher": "exact" if teacher else ""}, POINTS)
-    optimiser = torch.optim.Adam(model.parameters(), 3e-3)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Consistency, "teaching", lambda self, *args: FourCorners.posterior)
-        for step in range(steps):
-            loss = model({"x": corners(256, step)}, turn(step, steps, 256, step))["loss"]
-            optimiser.zero_grad()
-            loss.backward()
-            optimiser.step()
-            schedule.step()
+        loss = lambda step: model({"x": corners(256, step)}, turn(step, steps, 256, step))["loss"]  # noqa: E731
+        fit(model.parameters(), loss, steps, 3e-3)
     return model.eval()
 
 

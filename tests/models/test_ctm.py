@@ -7,6 +7,7 @@ from functools import cache
 import pytest
 import torch
 from diffused import MLP, POINTS, randomised
+from fitting import fit
 from saved import saved
 from tiny import hashes, resumed, session, table
 from torch import nn
@@ -291,17 +292,15 @@ def learned(steps=300):
     config = {"intervals": 12, "solver_steps": 2, "distance": "pseudo-huber", "target_decay": 0.9, "score_weight": 0.2}
     model = Ctm.make({**config, "denoiser": denoiser, "teacher": "exact"}, POINTS)
     model.teaching = lambda *args: posterior
-    optimiser = torch.optim.Adam(model.denoiser.parameters(), 4e-3)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
-    for step in range(steps):
+
+    def loss(step):
+        if step:
+            model.after_step(turn(step - 1, 256, steps))
         rng = Rng.batch("corners", step, total=256)
         x = CORNERS[rng.at("which").integers((256,), 4)] + 0.15 * rng.at("noise").normal((256, 2))
-        loss = model({"x": x}, turn(step, 256, steps))["loss"]
-        optimiser.zero_grad()
-        loss.backward()
-        optimiser.step()
-        schedule.step()
-        model.after_step(turn(step, 256, steps))
+        return model({"x": x}, turn(step, 256, steps))["loss"]
+
+    fit(model.denoiser.parameters(), loss, steps, 4e-3)
     return model.eval()
 
 

@@ -5,6 +5,7 @@ from functools import cache
 import pytest
 import torch
 from diffused import MLP, Told, randomised
+from fitting import fit
 from saved import saved
 from tiny import hashes, resumed, session, table
 
@@ -247,17 +248,14 @@ def learned(steps=300):
     net = {"name": "denoising-mlp", "width": 64, "layers": 2}
     model = GuidedDistillation.make({"denoiser": {**DENOISER, "net": net}, "first": 1}, SPEC)
     model.guided = combined
-    optimiser = torch.optim.Adam(model.denoiser.parameters(), 4e-3)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
-    for step in range(1, steps + 1):
+
+    def loss(step):
         rng = Rng.batch("corners", step, total=256)
         label = rng.at("which").integers((256,), 4)
         x = CORNERS[label] + 0.5 * rng.at("noise").normal((256, 2))
-        loss = model({"x": x, "label": label}, turn(step, 256))["loss"]
-        optimiser.zero_grad()
-        loss.backward()
-        optimiser.step()
-        schedule.step()
+        return model({"x": x, "label": label}, turn(step, 256))["loss"]
+
+    fit(model.denoiser.parameters(), loss, steps, 4e-3)
     return model.eval()
 
 

@@ -5,6 +5,7 @@ from functools import cache
 import pytest
 import torch
 from diffused import POINTS
+from fitting import fit
 from saved import saved
 from tiny import session, table
 
@@ -50,15 +51,9 @@ def straightened():
     noise, made = pairs()
     model.pairs_noise.copy_(noise)
     model.pairs_data.copy_(made)
-    optimiser = torch.optim.Adam(model.parameters(), 4e-3)
     batch, steps = {"x": torch.zeros(256, 2)}, 900
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
-    for step in range(steps):
-        loss = model(batch, Turn("main", step, steps, Rng.batch(0, step, total=256)))["loss"]
-        optimiser.zero_grad()
-        loss.backward()
-        optimiser.step()
-        schedule.step()
+    loss = lambda step: model(batch, Turn("main", step, steps, Rng.batch(0, step, total=256)))["loss"]  # noqa: E731
+    fit(model.parameters(), loss, steps, 4e-3)
     return model.eval()
 
 
