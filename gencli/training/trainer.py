@@ -198,7 +198,11 @@ class Trainer:
 
     def _seed_torch(self, phase: Phase) -> None:
         """torch's own generators, which only dropout uses."""
-        torch.manual_seed(mix(self.train.seed, "torch", phase.name, self.step, self.world.rank))
+        seed = mix(self.train.seed, "torch", phase.name, self.step, self.world.rank)
+        if self.accelerator.device.type == "cpu":  # for devices that are not there torch would note where it was asked
+            torch.default_generator.manual_seed(seed)
+        else:
+            torch.manual_seed(seed)
 
     def _toggle(self, phase: Phase) -> None:
         if len(self.phases) > 1:
