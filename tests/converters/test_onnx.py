@@ -11,7 +11,8 @@ from tiny import smoke, table
 from gencli.bundle import Run
 from gencli.converters import _base
 from gencli.converters import onnx as module
-from gencli.converters.onnx import Onnx, exportable
+from gencli.converters._parts import exportable
+from gencli.converters.onnx import Onnx
 from gencli.core import Rng
 from gencli.errors import GencliError
 
