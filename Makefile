@@ -30,7 +30,7 @@ $(BIN)/python:
 	@touch $@
 
 .venv/.tested: .venv/.installed
-	$(PIP) -e '.[dev,peers,export]'
+	$(PIP) -e '.[dev,peers,export,shards]'
 	@touch $@
 
 define SIZES

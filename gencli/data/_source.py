@@ -24,6 +24,7 @@ UNSUPPORTED = {
     **dict.fromkeys(("cr2", "cr3", "nef", "arw", "dng", "raf", "orf", "rw2"), "raw photographs are not supported"),
     **dict.fromkeys(("svg", "eps", "ai", "pdf", "psd", "xcf", "jxl", "exr", "hdr"), "this format is not supported"),
 }
+LEADS_OUT = "its name leads out of the archive"
 LARGEST = 512 * 2**20  # bytes of one file; what is larger is reported, not read
 
 Stamp = tuple[int, int]
@@ -81,23 +82,8 @@ def is_junk(name: str) -> bool:
     return any(p.startswith(".") or p == "__MACOSX" for p in parts) or parts[-1].lower() in ("thumbs.db", "desktop.ini")
 
 
-def open_source(path: Path) -> Source:
-    """List a folder or a zip.
-
-    Raises:
-        GencliError: nothing is there, or it is neither, or it cannot be read.
-    """
-    if not path.exists():
-        near = next((parent for parent in path.parents if parent.exists()), Path())
-        raise GencliError(f"no folder or zip at {path}", f"{near} exists, what is below it does not")
-    if path.is_dir():
-        return _folder(path)
-    if zipfile.is_zipfile(path):
-        return _zip(path)
-    raise GencliError(f"{path} is neither a folder nor a zip", "give the folder that holds the images")
-
-
-def _folder(root: Path) -> Source:
+def folder_source(root: Path) -> Source:
+    """List a folder and what is below it."""
     places: dict[str, Path] = {}
 
     def read(name: str) -> bytes:
@@ -134,14 +120,19 @@ def _folder(root: Path) -> Source:
     return source.done()
 
 
-def _zip(path: Path) -> Source:
+def zip_source(path: Path) -> Source:
+    """List a zip.
+
+    Raises:
+        GencliError: it is damaged.
+    """
     try:
         archive = zipfile.ZipFile(path)
         members = [m for m in archive.infolist() if not m.is_dir()]
     except (OSError, zipfile.BadZipFile, NotImplementedError) as error:
         raise GencliError(f"{path} is damaged: {error}", "make the zip again") from error
     names = [unicodedata.normalize("NFC", m.filename.replace("\\", "/")) for m in members]
-    root = _common_root([name for name in names if not is_junk(name)])
+    root = common_root([name for name in names if not is_junk(name)])
     places: dict[str, zipfile.ZipInfo] = {}
 
     def read(name: str) -> bytes:
@@ -153,8 +144,8 @@ def _zip(path: Path) -> Source:
 
     source = Source(path, read, close=archive.close)
     for full, member in zip(names, members, strict=True):
-        if full.startswith("/") or ".." in full.split("/") or ":" in full.split("/")[0]:
-            source.refused[full] = "its name leads out of the archive"
+        if leads_out(full):
+            source.refused[full] = LEADS_OUT
             continue
         name = full.removeprefix(root)
         if member.flag_bits & 1 and not is_junk(name):
@@ -174,7 +165,12 @@ def _zip(path: Path) -> Source:
     return source.done()
 
 
-def _common_root(names: list[str]) -> str:
+def leads_out(name: str) -> bool:
+    """Whether a member of an archive claims a place outside it."""
+    return name.startswith("/") or ".." in name.split("/") or ":" in name.split("/")[0]
+
+
+def common_root(names: list[str]) -> str:
     """`photos/` if every member lies in the folder `photos`, as when a folder was zipped whole."""
     roots = {name.split("/", 1)[0] if "/" in name else "" for name in names}
     only = roots.pop() if len(roots) == 1 else ""

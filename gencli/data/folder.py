@@ -1,4 +1,4 @@
-"""Any folder or zip of images, by recursive search; classes from first-level folders or a labels.csv.
+"""Any folder, zip or shards of images, by recursive search; classes from first-level folders or a labels.csv.
 
 Offers: image, label
 
@@ -30,8 +30,10 @@ from gencli.core import Field, Spec
 from gencli.data import _cache
 from gencli.data._base import Data, Split
 from gencli.data._decode import RGB, Picture, decode
+from gencli.data._open import open_source
 from gencli.data._plan import make_plan, number, read_table
-from gencli.data._source import EXTENSIONS, Source, open_source
+from gencli.data._shards import SUFFIXES
+from gencli.data._source import EXTENSIONS, Source
 from gencli.errors import GencliError
 from gencli.files import as_size, atomic_json
 
@@ -64,7 +66,7 @@ class Folder(Data):
     @property
     def name(self) -> str:
         """The folder's own name, made fit for a run's name."""
-        return slug(self._path.stem if self._path.suffix.lower() == ".zip" else self._path.name)
+        return slug(self._path.stem if self._path.suffix.lower() in (".zip", *SUFFIXES) else self._path.name)
 
     @property
     def spec(self) -> Spec:

@@ -30,8 +30,9 @@ from gencli.config import opt
 from gencli.core import Field, Spec
 from gencli.data._base import Split
 from gencli.data._decode import Picture, decode
+from gencli.data._open import open_source
 from gencli.data._plan import number
-from gencli.data._source import Source, Stamp, open_source
+from gencli.data._source import Source, Stamp
 from gencli.data.folder import Folder
 from gencli.errors import GencliError
 

@@ -25,7 +25,7 @@ from gencli.bundle import Run
 from gencli.core import Batch
 from gencli.data import open_table
 from gencli.data._decode import Fit, Picture, decode
-from gencli.data._source import open_source
+from gencli.data._open import open_source
 from gencli.errors import GencliError
 from gencli.evaluation.sources import as_size, open_part
 from gencli.operators.inpaint import HALVES, half

@@ -27,7 +27,7 @@ import torch
 from torch import Tensor
 
 from gencli.data import _cache
-from gencli.data._source import open_source
+from gencli.data._open import open_source
 from gencli.errors import GencliError
 from gencli.evaluation.receipts import UNKNOWN, lossy, seed_ranges
 from gencli.metrics._base import FeatureSet

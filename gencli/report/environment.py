@@ -23,7 +23,7 @@ NEEDED = (
 )
 OPTIONAL = (
     *("diffusers", "scikit-image", "flow_matching", "torch-fidelity", "prdc", "pythae", "transformers"),
-    *("vector-quantize-pytorch", "zuko", "lpips", "onnx", "onnxruntime", "tensorboard", "wandb"),
+    *("vector-quantize-pytorch", "zuko", "lpips", "onnx", "onnxruntime", "pyarrow", "tensorboard", "wandb"),
 )
 CPUINFO = Path("/proc/cpuinfo")
 
