@@ -65,7 +65,7 @@ ROWS: dict[str, dict[str, tuple[str, ...]]] = {
     "digits": {
         "linear-flow": ("linear-flow", *DIGITS),
         "planar": ("planar", *DIGITS),
-        "radial": ("radial", *DIGITS),
+        "radial": ("radial", *DIGITS, "--linear"),
         "nice": ("nice",),
         "realnvp": ("realnvp",),
         "maf": ("maf",),
