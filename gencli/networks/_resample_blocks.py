@@ -21,6 +21,7 @@ from gencli.core import Field
 from gencli.errors import GencliError
 from gencli.networks.unet import upsampled
 from gencli.nn.attention import attend
+from gencli.nn.film import film
 from gencli.nn.sides import check_sides
 
 Way = Literal["up", "down"]
@@ -57,16 +58,16 @@ class ResBlock(nn.Module):
         self.shortcut = nn.Conv2d(channels, width, 1) if projected else nn.Identity()
 
     def forward(self, x: Tensor, embedded: Tensor) -> Tensor:
-        h, told = F.silu(self.norm1(x)), self.level(embedded)[:, :, None, None]
+        h, told = F.silu(self.norm1(x)), self.level(embedded)
         if self.resample is None:
             h = self.conv1(h)
         else:
             h, x = self.resample.then(h, self.conv1), self.resample(x)
         if self.style.scale_shift:
             scale, shift = told.chunk(2, dim=1)
-            h = self.norm2(h) * (1 + scale) + shift
+            h = film(self.norm2(h), 1 + scale, shift)
         else:
-            h = self.norm2(h.add_(told))
+            h = self.norm2(h.add_(told[:, :, None, None]))
         h = self.conv2(self.dropout(F.silu(h))).add_(self.shortcut(x))
         return h if self.style.gain == 1 else h * self.style.gain
 

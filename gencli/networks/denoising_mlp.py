@@ -9,7 +9,7 @@ of the level at slow frequencies (1 to 10⁻⁴: indices), of u = sign(level) lo
 numbers and, since u grows slowly, large ones too), and u as it is; so no setting says which unit it is.
 
 Ours: all of it. The last layer starts at zero; a class label is embedded (`vocab` rows and one for "no class"),
-and a `number` (guided-distillation, ctm) added to it.
+and a `number` (guided-distillation, ctm) or a `latent` (ddgan) added to it.
 
 Shapes: x `(N, C, …)` of the field's shape, of which only the first dimension changes: output `(N, out, …)`; level
 `(N,)`. `residuals` `(N, width)` are added to the hidden units after each of the first blocks.
@@ -29,7 +29,8 @@ from torch import Tensor, nn
 from gencli.config import Component, opt
 from gencli.core import Field
 from gencli.networks.mlp import ACTIVATIONS
-from gencli.nn.embed import LabelEmbedding, NumberEmbedding, label_field, sinusoidal
+from gencli.nn.embed import LabelEmbedding, LatentEmbedding, NumberEmbedding, label_field, sinusoidal
+from gencli.nn.film import film
 
 FREQUENCIES = 16  # of each kind
 SLOWEST, FASTEST = 0.25, 32.0  # radians for one unit of u
@@ -49,11 +50,12 @@ class DenoisingMlp(nn.Module, Component):
     def __init__(self, config: Config, x: Field, out: int, cond: Mapping[str, Field]) -> None:
         nn.Module.__init__(self)
         self.config, self.shape = config, (out, *x.shape[1:])
-        label, width = label_field(cond, "denoising-mlp", also=("number",)), config.width
+        label, width = label_field(cond, "denoising-mlp", also=("number", "latent")), config.width
         self.act = ACTIVATIONS[config.activation]()
         self.level = nn.Sequential(nn.Linear(4 * FREQUENCIES + 1, width), self.act, nn.Linear(width, width))
         self.label = LabelEmbedding(label, width, std=1.0) if label else None
         self.number = NumberEmbedding(width) if "number" in cond else None
+        self.latent = LatentEmbedding(cond["latent"], width) if "latent" in cond else None
         self.modulation = nn.Linear(width, 2 * width * config.layers)
         self.inputs = nn.Linear(x.size, width)
         self.up = nn.ModuleList(nn.Linear(width, width) for _ in range(config.layers))
@@ -67,12 +69,13 @@ class DenoisingMlp(nn.Module, Component):
         assert residuals is None or len(residuals) <= len(self.up), f"at most {len(self.up)} residuals"
         c = self.level(features(level).to(self.inputs.weight.dtype))
         c = c if self.number is None else c + self.number(cond["number"])
+        c = c if self.latent is None else c + self.latent(cond["latent"])
         c = self.act(c if self.label is None else c + self.label(cond["label"]))
         scales, shifts = self.modulation(c).chunk(2, dim=1)
         h = self.inputs(x.flatten(1))
         blocks = zip(self.up, self.down, scales.chunk(len(self.up), 1), shifts.chunk(len(self.up), 1), strict=True)
         for i, (up, down, scale, shift) in enumerate(blocks):
-            h = h + down(self.act(torch.addcmul(shift, 1 + scale, up(h))))
+            h = h + down(self.act(film(up(h), 1 + scale, shift)))
             if residuals is not None and i < len(residuals):
                 h = h + residuals[i]
         return self.last(self.act(h)).unflatten(1, self.shape)

@@ -37,6 +37,7 @@ from gencli.core import Field
 from gencli.errors import GencliError
 from gencli.nn.attention import attend
 from gencli.nn.embed import LabelEmbedding, label_field, sincos_grid, sinusoidal
+from gencli.nn.film import film
 from gencli.nn.sides import check_sides
 
 FREQUENCIES = 256
@@ -110,7 +111,7 @@ class DiT(nn.Module, Component):
             h = block(h, c)
             if residuals is not None and i < len(residuals):
                 h = h + residuals[i]
-        shift, scale = self.modulation(c)[:, None].chunk(2, dim=-1)
+        shift, scale = self.modulation(c).chunk(2, dim=-1)
         return unpatchify(self.last(_modulated(h, shift, scale)), self.out, height, width)
 
 
@@ -139,7 +140,7 @@ class _Block(nn.Module):
 
 
 def _modulated(h: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
-    return F.layer_norm(h, h.shape[-1:], eps=1e-6) * (1 + scale) + shift
+    return film(F.layer_norm(h, h.shape[-1:], eps=1e-6), 1 + scale, shift, dim=-1)
 
 
 def unpatchify(tokens: Tensor, channels: int, rows: int, columns: int) -> Tensor:

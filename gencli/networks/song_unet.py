@@ -18,7 +18,7 @@ augmentation vector of 9 numbers 55,733,891 and 56,397,827, with 10 classes 55,7
 
 A label is a linear map of its one-hot vector times √classes, with a bias; no class (index `vocab`) is the vector of zeros. An
 `augment` vector is a linear map without bias; left out of a call it is zero: not augmented. Both are added to the embedded
-level before its two layers.
+level before its two layers, as is a `latent` (ddgan) behind three layers of its own.
 
 Ours: norms have the most groups, of 4 channels or more and up to 32, that divide their channels. The level is taken as it is:
 the original takes the logarithm of σ in front of the Fourier embedding, EDM leaves that to the model, as we do.
@@ -56,7 +56,7 @@ from gencli.networks._resample_blocks import (
     norm,
 )
 from gencli.networks.unet import NEAR_ZERO, channels_last
-from gencli.nn.embed import label_field, sinusoidal
+from gencli.nn.embed import LatentEmbedding, label_field, sinusoidal
 from gencli.nn.sides import check_sides
 
 HALF = math.sqrt(0.5)  # what a sum of two features is multiplied by
@@ -94,12 +94,13 @@ class SongUNet(nn.Module, Component):
         self.config = config
         widths = level_widths("song-unet", config.width, config.mults)
         check_image("song-unet", x, self.stride)
-        label, augment = label_field(cond, "song-unet", also=("augment",)), cond.get("augment")
+        label, augment = label_field(cond, "song-unet", also=("augment", "latent")), cond.get("augment")
         width, waves = config.width, config.width * (2 if config.embedding == "fourier" else 1)
         if config.embedding == "fourier":
             self.register_buffer("frequencies", nn.init.normal_(torch.empty(width), std=FREQUENCY_SCALE))
         self.label = nn.Linear(label.vocab or 0, waves) if label else None
         self.augment = nn.Linear(augment.size, waves, bias=False) if augment else None
+        self.latent = LatentEmbedding(cond["latent"], waves) if "latent" in cond else None
         self.time1, self.time2 = nn.Linear(waves, 4 * width), nn.Linear(4 * width, 4 * width)
         self.conv_in = nn.Conv2d(x.shape[0], width, 3, padding=1)
         self._build_levels(x, out, widths)
@@ -187,6 +188,8 @@ class SongUNet(nn.Module, Component):
             h = h + self.label(one_hot.to(h.dtype) * math.sqrt(classes))
         if self.augment is not None and "augment" in cond:
             h = h + self.augment(cond["augment"].to(h.dtype))
+        if self.latent is not None:
+            h = h + self.latent(cond["latent"])
         return F.silu(self.time2(F.silu(self.time1(h))))
 
     def _waves(self, level: Tensor) -> Tensor:

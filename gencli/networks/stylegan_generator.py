@@ -32,6 +32,7 @@ from gencli.core import Field
 from gencli.networks._growing import Growth, in_squares
 from gencli.networks._style import StyleMapping, StyleSettings, class_of, grids, widths
 from gencli.nn.equalised import EPSILON, EqualConv2d, EqualLinear, leaky
+from gencli.nn.film import film
 from gencli.nn.fir import Fir
 
 HE = math.sqrt(2)
@@ -102,12 +103,12 @@ class After(nn.Module):
 
     def forward(self, h: Tensor, w: Tensor, noise: Tensor) -> Tensor:
         h = leaky(h + (noise * self.strength[:, None, None] + self.bias[:, None, None]).to(h.dtype), 1)
-        scale, shift = self.affine(w).to(h.dtype)[:, :, None, None].chunk(2, 1)
+        scale, shift = self.affine(w).to(h.dtype).chunk(2, 1)
         return adapted(h, scale + 1, shift)
 
 
 def adapted(h: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
-    """h with these deviations and means `(N, C, 1, 1)` over each item's channels."""
+    """h with these deviations and means `(N, C)` over each item's channels."""
     wide = h if h.dtype == torch.float64 else h.float()
     var, mean = torch.var_mean(wide, (2, 3), correction=0, keepdim=True)
-    return scale * (wide - mean).to(h.dtype) * (var + EPSILON).rsqrt().to(h.dtype) + shift
+    return film((wide - mean).to(h.dtype) * (var + EPSILON).rsqrt().to(h.dtype), scale, shift)

@@ -11,10 +11,10 @@ every block, of every attention and of the network starts 1e-10 of that, which i
 
 Widths 128, multiples 1-2-2-2, 2 blocks, attention at 16 are the CIFAR-10 network: 35,746,307 parameters.
 
-Ours: a class label is embedded (`vocab` rows and one for "no class") and added to the embedded level, as is a
-`number` (guided-distillation, ctm); narrow networks have
-fewer than 32 groups, of 4 channels or more as at width 128: a group of one channel would subtract the level that is added to
-it. `groups` sets one number for all norms instead, as other libraries have it.
+Ours: a class label is embedded (`vocab` rows and one for "no class") and added to the embedded level, as are a `number`
+(guided-distillation, ctm) and, behind three layers of its own, a `latent` (ddgan); narrow networks have fewer than 32 groups,
+of 4 channels or more as at width 128: a group of one channel would subtract the level that is added to it. `groups`
+sets one number for all norms instead, as other libraries have it.
 
 Shapes: x `(N, C, H, W)` with H and W divisible by 2^(levels − 1); level `(N,)`; output `(N, out, H, W)`. `residuals` are added
 to the features kept for the expanding path, in the order they are made, the last to the bottom.
@@ -38,7 +38,7 @@ from gencli.config import Component, opt
 from gencli.core import Field
 from gencli.errors import GencliError
 from gencli.nn.attention import attend
-from gencli.nn.embed import LabelEmbedding, NumberEmbedding, label_field, sinusoidal
+from gencli.nn.embed import LabelEmbedding, LatentEmbedding, NumberEmbedding, label_field, sinusoidal
 from gencli.nn.sides import check_sides
 
 NEAR_ZERO = 1e-5  # the gain of a layer whose variance is scaled by 1e-10
@@ -76,11 +76,12 @@ class UNet(nn.Module, Component):
                 f"network unet: width {config.width} is not divisible by {config.groups} groups",
                 "choose another --net.groups",
             )
-        label = label_field(cond, "unet", also=("number",))
+        label = label_field(cond, "unet", also=("number", "latent"))
         width, embedding = config.width, 4 * config.width
         self.time1, self.time2 = _linear(width, embedding), _linear(embedding, embedding)
         self.label = LabelEmbedding(label, embedding, std=1.0) if label else None
         self.number = NumberEmbedding(embedding) if "number" in cond else None
+        self.latent = LatentEmbedding(cond["latent"], embedding) if "latent" in cond else None
         self.conv_in = _conv(x.shape[0], width)
         self._build_levels(x.shape[1], embedding)
         last = width * config.mults[0]
@@ -148,6 +149,7 @@ class UNet(nn.Module, Component):
         h = self.time1(sinusoidal(level, self.config.width).to(self.time1.weight.dtype))
         h = self.time2(F.silu(h))
         h = h if self.number is None else h + self.number(cond["number"])
+        h = h if self.latent is None else h + self.latent(cond["latent"])
         return F.silu(h if self.label is None else h + self.label(cond["label"]))  # every block takes its swish
 
 

@@ -65,6 +65,21 @@ class NumberEmbedding(nn.Linear):
         return super().forward(waves.to(self.weight.dtype))
 
 
+class LatentEmbedding(nn.Sequential):
+    """A generator's latent `(N, numbers)`, scaled to a mean square of 1, through three layers with swish between them."""
+
+    def __init__(self, latent: Field, width: int) -> None:
+        first, second, third = (nn.Linear(inputs, width) for inputs in (latent.size, width, width))
+        super().__init__(first, nn.SiLU(), second, nn.SiLU(), third)
+        for layer in (first, second, third):
+            nn.init.xavier_uniform_(layer.weight)
+            nn.init.zeros_(layer.bias)
+
+    def forward(self, latent: Tensor) -> Tensor:
+        sized = latent * (latent.square().mean(1, keepdim=True) + 1e-8).rsqrt()
+        return super().forward(sized.to(next(self.parameters()).dtype))
+
+
 def label_field(cond: Mapping[str, Field], network: str, also: Collection[str] = ()) -> Field | None:
     """The label among the conditions; a condition that the network cannot take is refused by name.
 

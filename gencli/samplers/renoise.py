@@ -9,13 +9,14 @@ standard normal
 
 where ε is the least level of the model, whose end point f is. `steps` jumps are as many calls of the network; one is f of pure
 noise. The levels are evenly spaced in σ^(1/7) from the greatest, as many and one more, without the last; the paper searches
-for good ones, which lie near these (its 2 steps on ImageNet are at 80 and 2.0 or so, ours at 80 and 2.5).
+for good ones, which lie near these (its 2 steps on ImageNet are at 80 and 2.0 or so, ours at 80 and 2.5). A model that jumps
+from some levels only (`dmd` from pure noise alone) is asked at these.
 
 A consistency trajectory model (`ctm`) can jump to any level: γ-sampling (Kim et al., 2023; arXiv:2310.02279) jumps to
 r = max(√(1 − γ²) s, ε) and puts back √(s² − r²) z, no noise at all with γ = 0, and the above with γ = 1.
 
-Errors: γ below 1 of a model that jumps to the end only; a denoiser that is no consistency function: noise must be put back
-to what is at the end of its path already.
+Errors: γ below 1 of a model that jumps to the end only; more jumps than a model has levels to jump from; a denoiser that is no
+consistency function: noise must be put back to what is at the end of its path already.
 """
 
 from __future__ import annotations
@@ -56,6 +57,8 @@ class Renoise(DiffusionSampler):
 
     def levels(self, model: Any) -> Tensor:
         chosen = self.config.noise_schedule
+        if model.levels is not None:
+            return scheduled(model, self.config.steps, "model" if chosen == "own" else chosen, self.public_name())
         even = scheduled(model, self.config.steps + 1, self.own if chosen == "own" else chosen, self.public_name())
         return torch.cat([even[:-2], even[-1:]])
 

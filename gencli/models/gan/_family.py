@@ -85,7 +85,7 @@ class Adversarial(Model):
                 "leave --classes out, or train on labelled data",
             )
         super().__init__(config, dataclasses.replace(spec, cond={"label": label} if label else {}))
-        x, cond = spec.x, self.spec.cond
+        x = spec.x
         if x.vocab is not None and x.range is None:
             raise GencliError(
                 f"{self.public_name()} needs continuous data, got {x.kind} of {x.vocab} values",
@@ -99,13 +99,18 @@ class Adversarial(Model):
             raise GencliError(
                 f"--augment bgc turns colours of 1 or 3 channels, the data have {x.shape[0]}", "give --augment diffaug"
             )
-        self.generator = config.generator.build(Field("latent", (config.latent,)), x, cond)
-        self.critic = config.critic.build(x, Field("score", (1,)), cond)
+        self.generator, self.critic = self.built()
         self.couples = any(
             isinstance(m, nn.modules.batchnorm._BatchNorm) or getattr(m, "couples", False)
             for net in (self.generator, self.critic)
             for m in net.modules()
         )
+
+    def built(self) -> tuple[Any, Any]:
+        """The generator and the critic."""
+        config, x, cond = self.config, self.spec.x, self.spec.cond
+        generator = config.generator.build(Field("latent", (config.latent,)), x, cond)
+        return generator, config.critic.build(x, Field("score", (1,)), cond)
 
     def phases(self) -> list[Phase]:
         turns, rate = self.config.critic_turns, self.config.critic_lr
@@ -121,7 +126,7 @@ class Adversarial(Model):
         return self.config.smooth != "none" and self.config.smooth_every > 1
 
     def loss(self, batch: Batch, turn: Turn) -> Losses:
-        x, cond = self.real(batch["x"]), {key: batch[key] for key in self.spec.cond}
+        x, cond = self.shown(batch, turn.rng)
         if turn.phase == "generator":
             made = self.samples(x, turn.rng, **cond)
             return self.generator_loss(self.seen(made, turn.rng.at("seen", "samples")), **cond)
@@ -143,6 +148,10 @@ class Adversarial(Model):
         each = self.config.smooth_every * self.config.smooth_weight * rough
         each = each + 0 * self.score(x, **cond)  # so that weights that no slope depends on have a gradient, of 0
         return {"loss": each.mean(), "each": each, self.config.smooth: rough.mean().detach()}
+
+    def shown(self, batch: Batch, rng: Rng) -> tuple[Tensor, Batch]:
+        """The data as the networks are to take them, and what they are told besides."""
+        return self.real(batch["x"]), {key: batch[key] for key in self.spec.cond}
 
     def real(self, x: Tensor) -> Tensor:
         """The data as the networks are to take them."""

@@ -50,7 +50,7 @@ class DcGan(Gan):
     def loss(self, batch: Batch, turn: Turn) -> Losses:
         if turn.phase != "generator" or not self.config.together:
             return super().loss(batch, turn)
-        x, cond = self.real(batch["x"]), {key: batch[key] for key in self.spec.cond}
+        x, cond = self.shown(batch, turn.rng)
         made = self.samples(x, turn.rng, **cond)
         data, samples = self.seen(x, turn.rng.at("seen", "data")), self.seen(made, turn.rng.at("seen", "samples"))
         each = self.by.generator(self.scores(data, samples, **cond)[1])
