@@ -66,6 +66,7 @@ ROWS: dict[str, dict[str, Flags]] = {
         "nf-vae": ("nf-vae", *BITS),
         "ladder-vae": ("ladder-vae", *BITS),
         "nvae": ("nvae", *BITS),
+        "lsgm": ("lsgm", *BITS),
         "nvil": ("nvil",),
     },
     "fashion-mnist": {
