@@ -88,6 +88,22 @@ def test_there_and_back_again(kind):
         assert (z - x).abs().max() > 0.1, "and it went somewhere"
 
 
+def test_in_evaluation_a_fixed_solver_may_take_more_steps_than_in_training():
+    """The round trip of twice the steps, and the steps themselves: those in training stay."""
+
+    def misses(refine):
+        model = made(seed=3, solver="rk4", steps=2, refine=refine)
+        x = 2 * points(20)
+        with torch.no_grad():
+            z, _ = model.transform(x)
+            return (list(model.unfold(z))[-1] - x).abs().max(), z, model.train().transform(x)[0]
+
+    (coarse, z, one), (fine, finer, other) = misses(1), misses(4)
+    assert fine < coarse / 20 and (z - finer).abs().max() > 1e-6
+    torch.testing.assert_close(one, other, rtol=0, atol=0)
+    torch.testing.assert_close(one, z, rtol=0, atol=0)
+
+
 def test_there_and_back_again_through_scales_of_an_image():
     model, x = made(Ffjord, IMAGES, blocks=1, scales=2, rtol=1e-6, atol=1e-6), images(3)
     with torch.no_grad():

@@ -7,8 +7,8 @@ Offers: sample, exact density
 û keeps wᵀû above −1 (`nn/planar.py`, which also has the inverse). Towards an energy, `--target energy-u2`, f maps noise to
 points as in the paper, and reverse KL is minimised. Ours: on data f maps points to noise, since it is their density that is
 needed, and a sample is a root for each layer; with `classes`, the numbers of a layer are those of the class. At first all
-layers are the identity. `linear`: the maps bend a Gaussian of full covariance (a linear map as in `linear-flow`), which many numbers
-that depend on each other need, as pixels do.
+layers are the identity. With `linear` the maps bend a Gaussian of full covariance (a map as in `linear-flow`): numbers that
+depend on each other, as pixels do, need one.
 
 Images are rows of numbers. Raises GencliError for whole numbers, and for a target of other data than points in the plane.
 """
