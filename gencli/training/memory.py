@@ -8,6 +8,7 @@ the program itself.
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -78,8 +79,15 @@ def _bytes(tensors: Iterable[Tensor]) -> int:
 
 def blueprint(recipe: Mapping[str, Any], spec: Spec, codec_run: Run | None) -> Model:
     """The model that a recipe makes of data, with shapes and no numbers: it takes no memory."""
-    with torch.device("meta"):
-        return Run.build(recipe, spec, codec_run).model
+    try:
+        with torch.device("meta"):
+            return Run.build(recipe, spec, codec_run).model
+    except (RuntimeError, TypeError, ValueError, ArithmeticError) as error:  # sizes that no tensor can have
+        first = str(error).split("\n", 1)[0][:160]
+        raise GencliError(
+            f"no network of {recipe['model']['name']} has these sizes: {first}",
+            f"`gencli train {recipe['model']['name']} --help` lists them",
+        ) from error
 
 
 def available(device: torch.device) -> int | None:
@@ -117,17 +125,24 @@ def refuse_too_large(name: str, needs: Held, device: torch.device) -> None:
         )
 
 
+class TooMuch(Exception):
+    """More is kept for the backward pass than there may be."""
+
+
 @dataclass
 class Peak:
-    """Bytes now and at most."""
+    """Bytes now and at most, and how many there may be."""
 
     now: int = 0
     most: int = 0
+    limit: float = math.inf
 
     def add(self, count: int) -> None:
         """`count` more, or fewer."""
         self.now += count
         self.most = max(self.most, self.now)
+        if self.now > self.limit:
+            raise TooMuch
 
 
 class _Kept:
@@ -137,9 +152,9 @@ class _Kept:
         self.tensor, self.users, self.peak = tensor.detach(), users, peak
         storage = tensor.untyped_storage()
         self.key, self.size = storage.data_ptr(), storage.nbytes()
-        if not users.get(self.key):
-            peak.add(self.size)
         users[self.key] = users.get(self.key, 0) + 1
+        if users[self.key] == 1:
+            peak.add(self.size)
 
     def __del__(self) -> None:
         self.users[self.key] -= 1
@@ -148,9 +163,13 @@ class _Kept:
 
 
 @contextmanager
-def kept_for_backward(model: nn.Module) -> Iterator[Peak]:
-    """Count what autograd keeps inside the block, each storage once, the model's own tensors not at all."""
-    peak = Peak()
+def kept_for_backward(model: nn.Module, limit: float = math.inf) -> Iterator[Peak]:
+    """Count what autograd keeps inside the block, each storage once, the model's own tensors not at all.
+
+    Raises:
+        TooMuch: as soon as it is more than `limit` bytes.
+    """
+    peak = Peak(limit=limit)
     users = {tensor.untyped_storage().data_ptr(): 1 for tensor in [*model.parameters(), *model.buffers()]}
     with torch.autograd.graph.saved_tensors_hooks(lambda x: _Kept(x, users, peak), lambda kept: kept.tensor):
         yield peak

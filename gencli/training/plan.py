@@ -38,6 +38,7 @@ from gencli.training.session import LOGGED, Session
 WARM = 2  # cycles that are slower than the rest: kernels are chosen, memory is asked for
 SECONDS = 8.0  # of probing, about
 CYCLES = (3, 100)  # at least, at most
+SMALLER = "make the network smaller, or the data (--image-size)"
 SMALL = (2, 4)  # items of the micro-batches that tell how memory grows
 
 ON_CPU = {  # attention kernels that torch's own table leaves out
@@ -117,6 +118,7 @@ def plan(
     done: int = 0,
     progress: Progress = lambda what, now, total: None,
     sources: Mapping[str, Run] | None = None,
+    begun: Path | None = None,
 ) -> Plan:
     """Plan the run of a resolved recipe.
 
@@ -128,6 +130,7 @@ def plan(
         done: steps that were taken already, by a run to be resumed.
         progress: told what is being measured, how much of it, of how much.
         sources: saved runs that make conditions of the data.
+        begun: the folder of a saved run whose weights it begins with.
     """
     if world().size > 1:
         raise GencliError("--plan measures one process", "leave the launcher out; each process needs that much memory")
@@ -135,7 +138,7 @@ def plan(
     track.check(recipe["train"]["track"])
     untracked = {**recipe, "train": {**recipe["train"], "track": "none"}}
     with tempfile.TemporaryDirectory(prefix="gencli-plan-") as folder:
-        session = Session(untracked, data, Path(folder), codec_run=codec_run, sources=sources)
+        session = Session(untracked, data, Path(folder), codec_run=codec_run, sources=sources, begun=begun)
         return _measured(session, root, began, done, progress)
 
 
@@ -254,34 +257,48 @@ def _activations(session: Session) -> tuple[int, int | None]:
     train = session.train
     micro = train.batch_size // train.grad_accum
     sizes = sorted({min(size, micro) for size in SMALL})
-    found = [_kept(session, size) for size in sizes]
+    left = memory.available(hardware.default())
+    room = math.inf if left is None else left - _not_there_yet(session)
+    try:
+        found = [_kept(session, size, room) for size in sizes]
+    except memory.TooMuch:
+        assert left is not None
+        raise GencliError(
+            f"a micro-batch of {sizes[-1]} needs more than {as_size(round(max(room, 0)))} for the backward pass, which is what "
+            f"gradients, optimiser and averages leave of the {as_size(left)} of memory",
+            SMALLER,
+        ) from None
     each = (found[-1] - found[0]) / max(1, sizes[-1] - sizes[0])
 
     def at(size: int) -> int:
         return round(found[-1] + each * (size - sizes[-1]))
 
-    left = memory.available(hardware.default())
     if left is not None and at(micro) > left:
         splits = [n for n in range(1, train.batch_size + 1) if train.batch_size % n == 0]
         enough = next((n for n in splits if at(train.batch_size // n) < left / 2), None)
-        smaller = "make the network smaller, or the data (--image-size)"
         raise GencliError(
             f"a micro-batch of {micro} needs {as_size(at(micro))} for the backward pass; "
             f"{as_size(left)} of memory are left",
             f"give --grad-accum {enough} (the same result in less memory), or a smaller --batch-size"
             if enough
-            else smaller,
+            else SMALLER,
         )
     return at(micro), left
 
 
-def _kept(session: Session, size: int) -> int:
-    """What one step with `size` items keeps at most."""
+def _not_there_yet(session: Session) -> int:
+    """What the first step adds to what is there: gradients, the optimiser's moments, the averages."""
+    needs = memory.held(session.run.model, session.train)
+    return needs.total - needs.weights
+
+
+def _kept(session: Session, size: int, room: float = math.inf) -> int:
+    """What one step with `size` items keeps at most, where that is not more than `room`."""
     model = session.run.model
     trained = {parameter: parameter.requires_grad for parameter in model.parameters()}
     small = session.trainer(replace(session.train, batch_size=size, grad_accum=1, compile=False))
     small.prepare()
-    with memory.kept_for_backward(model) as found:
+    with memory.kept_for_backward(model, room) as found:
         small.take_step()
     del small
     gc.collect()  # a trainer and its wrapped model refer to each other

@@ -402,3 +402,14 @@ def test_the_work_of_attention_on_this_device_is_counted() -> None:
         nn.functional.scaled_dot_product_attention(q, q, q).sum().backward()
     product = 2 * 2 * 4 * 16 * 16 * 8
     assert counter.get_total_flops() == 2 * product + 5 * product
+
+
+def test_what_two_items_cannot_keep_is_refused_while_it_is_counted(tmp_path, monkeypatch):
+    """Memory for weights, gradients, optimiser and averages, and a little more: refused before the backward pass."""
+    made = session(tmp_path, table("ddpm", batch_size=4))
+    needs = memory.held(made.run.model, made.train)
+    monkeypatch.setattr(memory, "available", lambda device: needs.total - needs.weights + 10_000)
+    with pytest.raises(GencliError, match="a micro-batch of 4 needs more than 10"):
+        plan._activations(made)
+    monkeypatch.setattr(memory, "available", lambda device: needs.total + 500_000_000)
+    plan._activations(made)
