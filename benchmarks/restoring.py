@@ -4,9 +4,10 @@
 
 Of 16 held-out digits at 16×16, measured with noise of deviation 0.05, 8 restorations each by the shipped `ddpm-digits` without
 classes: PSNR of one and of the mean of the 8, the residual over σ√m (1 for the truth), and the share that a support vector
-machine sees as the original's class. Two controls: the posterior mean of a Gaussian with the mean and covariance of the
-training images (the Wiener filter), and bicubic enlargement where the means of blocks are measured. Rows stand in
-`docs/quality.json`, a sheet of one digit by every pair in `docs/pictures/restored.png`.
+machine sees as the original's class. The last three solvers are classical priors, which ask no model. Two controls: the
+posterior mean of a Gaussian with the mean and covariance of the training images (the Wiener filter), and bicubic enlargement
+where the means of blocks are measured. Rows stand in `docs/quality.json`, a sheet of one digit by every pair in
+`docs/pictures/restored.png`.
 """
 
 from __future__ import annotations
@@ -46,6 +47,7 @@ SOLVERS: dict[str, dict[str, Any]] = {
     "dps": {"steps": 100},
     "pnp": {},
     "red": {},
+    **{prior: {"name": "classical", "prior": prior} for prior in ("tikhonov", "wavelet", "tv")},
 }
 PICTURE = FACTS.parent / "pictures" / "restored.png"
 
@@ -63,7 +65,7 @@ def pairs() -> list[str]:
 def restored(run: Run, inputs: Inputs, operator: str, solver: str) -> tuple[Restoration, Tensor]:
     """The measurements, and `INPUTS × EACH` restorations."""
     table = {**SOLVERS[solver], "operator": OPERATORS[operator], "noise": NOISE}
-    sampler = run.sampler(solver, table)
+    sampler = run.sampler(table.pop("name", solver), table)
     made = Restoration.of(run, sampler, inputs, EACH)
     seeds = list(range(EACH)) * len(inputs)
     return made, samples(run, resolved(run, Request(seeds, made.rows({}), sampler, micro=128)))

@@ -2,6 +2,7 @@
 
 [model] name + settings, [model.net] the network · [data] · [[codecs]] · [train] · [sample] the default sampler
 [smoke] the same tables in miniature · laptop = true: `gencli train MODEL --data DATA` chooses `MODEL-DATA` by itself
+from = "RUN": it begins from the weights of that run, with its settings; its miniature begins from nothing
 """
 
 from __future__ import annotations
@@ -11,13 +12,14 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from gencli import registry
+from gencli import files, registry
 from gencli.config import merge
 from gencli.errors import GencliError
 
 FOLDER = Path(__file__).parent / "recipes"
 SMOKE = {"train": {"steps": 2, "batch_size": 8}}  # of a model without a recipe
-TABLES = ("model", "data", "codecs", "train", "sample", "smoke", "spec", "laptop")
+DEEPEST = 64  # parts of a dotted key
+TABLES = ("model", "data", "codecs", "train", "sample", "smoke", "spec", "laptop", "from")
 
 
 @cache
@@ -47,6 +49,8 @@ def load(name: str, *, smoke: bool = False, data: str | None = None) -> dict[str
     small = table.pop("smoke", {})
     table["recipe"] = path.stem
     table.pop("laptop", None)
+    if smoke:
+        table.pop("from", None)
     if "model" not in table or "name" not in table["model"]:
         raise GencliError(f"recipe {path} names no model", 'begin with [model] and name = "…"')
     return merge(table, small) if smoke else table
@@ -70,10 +74,34 @@ def _find(name: str, data: str | None) -> Path | None:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
-    except tomllib.TOMLDecodeError as error:
-        raise GencliError(f"recipe {path} is not valid TOML: {error}", "mend that line") from None
-    for key in table:
+        text = files.read_bytes(path).decode("utf-8")
+        keys = (line.partition("=")[0] for line in text.splitlines() if not line.startswith("#"))
+        if any(key.count(".") > DEEPEST for key in keys):  # the parser's time grows with the square
+            raise ValueError(f"a key has more than {DEEPEST} parts")
+        table = tomllib.loads(text)
+    except (OSError, ValueError, RecursionError) as error:  # of TOML that is none, and of a file that is no text
+        why = str(error)[:200] if not isinstance(error, RecursionError) else "it is nested too deeply"
+        raise GencliError(f"recipe {path} is not valid TOML: {why}", "mend that line") from None
+    for key, value in table.items():
         if key not in TABLES:
             raise GencliError(f"recipe {path} has an unknown table '{key}'", f"it may have {', '.join(TABLES)}")
+        several = key in ("codecs", "adapters")
+        tables = value if several and isinstance(value, list) else [value]
+        if key == "from" and not isinstance(value, str):
+            raise GencliError(f"recipe {path}: from is {str(value)[:40]!r}", "give the name of a run")
+        if key not in ("laptop", "from") and any(
+            not isinstance(one, dict) or (several and "name" not in one) for one in tables
+        ):
+            raise GencliError(f"recipe {path}: {key} is no table", f"write [{'[' * several}{key}]{']' * several}")
+        _check_names(value, f"recipe {path}: {key}")
     return table
+
+
+def _check_names(value: Any, where: str) -> None:
+    """Refuse a component's name that is no word, at any depth."""
+    for inner in value if isinstance(value, list) else []:
+        _check_names(inner, where)
+    for key, inner in value.items() if isinstance(value, dict) else []:
+        if key == "name" and not isinstance(inner, str):
+            raise GencliError(f"{where}.name is {str(inner)[:40]!r}", "give a word")
+        _check_names(inner, f"{where}.{key}")

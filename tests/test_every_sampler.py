@@ -17,7 +17,7 @@ from torch import Tensor
 
 from gencli import registry
 from gencli.bundle import Run
-from gencli.core import Denoiser, LatentVariable, Rng
+from gencli.core import Denoiser, Rng
 from gencli.errors import GencliError
 from gencli.evaluation.conditions import conditions_for
 from gencli.evaluation.generate import Request, samples
@@ -158,7 +158,8 @@ def test_the_frames_are_numbered_and_the_last_is_the_sample(name: str, model: st
     rises = sum(
         after > before for before, after in itertools.pairwise(levels)
     )  # back towards noise: the network is not asked
-    assert sampler.evaluations(run.model, run.spec) + rises >= total
+    calls = sampler.evaluations(run.model, run.spec)
+    assert calls + rises >= total or (calls == 0 and name == "classical"), "all but one ask the network at each step"
 
 
 @pytest.mark.parametrize(("name", "model"), PAIRS)
@@ -175,7 +176,7 @@ def test_sampling_leaves_the_global_generator_alone(name: str, model: str) -> No
 @pytest.mark.parametrize(("name", "model"), PAIRS)
 def test_guidance_changes_the_image_where_there_is_a_condition(name: str, model: str) -> None:
     run = run_of(model)
-    if SAMPLERS[name].interface is LatentVariable:
+    if SAMPLERS[name].unguided:
         with pytest.raises(GencliError, match="guidance 4 means nothing"):
             drawn(run, name, 3, guidance=4.0)
         return

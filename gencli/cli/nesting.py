@@ -8,7 +8,7 @@ from typing import Any
 from gencli import recipe as recipes
 from gencli import registry, runs
 from gencli.cli.options import Flag, chosen_value, flag_of
-from gencli.config import settings
+from gencli.config import merge, settings
 from gencli.errors import GencliError
 
 ADAPTER = Flag(
@@ -58,6 +58,8 @@ def begun_with(name: str, data: str | None, smoke: bool, begun: str | None, teac
         teacher: the run that teaches it.
     """
     table = recipes.load(name, data=data, smoke=smoke)
+    begins = "from" in table  # with data of its own
+    begun = begun or table.get("from")
     from gencli.training import teaching  # needs torch, which a name that is unknown is answered without
 
     if begun is None:
@@ -70,7 +72,33 @@ def begun_with(name: str, data: str | None, smoke: bool, begun: str | None, teac
     }
     if teacher:
         kept["model"] = {**kept["model"], "teacher": teacher}
-    return {**table, **kept, "data": table["data"] if data and "data" in table else found.config["recipe"]["data"]}
+    own = table["data"] if (data or begins) and "data" in table else found.config["recipe"]["data"]
+    return {**table, **kept, "from": begun, "data": sized_like(own, found) if begins else own}
+
+
+def begin_by_recipe(name: str, own: dict[str, Any]) -> None:
+    """Note the run that a recipe begins from in what was asked for, where nothing else was."""
+    if not {"from", "resume"} & own.keys():
+        begun = recipes.load(name, smoke=own.get("smoke", False)).get("from")
+        own |= {"from": begun} if begun else {}
+
+
+def data_of(base: dict[str, Any], given: str, begun: str | None) -> dict[str, Any]:
+    """The table of data that were asked for; a folder takes the place of the images that a recipe has a `few` of.
+
+    Args:
+        base: the recipe's table.
+        given: a name or a path.
+        begun: the run that the new one begins from, whose classes a folder's images are of.
+    """
+    from gencli.data import table_of
+
+    table = table_of(given)
+    if base["name"] != "few" or table["name"] != "folder":
+        return merge(base, table)
+    label = runs.named(begun).config["data"]["spec"]["cond"].get("label", {}) if begun else {}
+    names = ",".join(label.get("names", ()))
+    return {"name": "few", "of": "folder", "path": table["path"], "classes": names, "unconditional": not names}
 
 
 def begun_from(name: str, model: str) -> runs.Found:

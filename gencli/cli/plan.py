@@ -16,13 +16,21 @@ if TYPE_CHECKING:
 COMPILING = 600.0  # compiling takes minutes: a run must be longer than this to earn them back
 
 
-def show(recipe: dict[str, Any], data: Any, root: Path, codec_run: Any, done: int, sources: Any = None) -> None:
+def show(
+    recipe: dict[str, Any],
+    data: Any,
+    root: Path,
+    codec_run: Any,
+    done: int,
+    sources: Any = None,
+    begun: Path | None = None,
+) -> None:
     """Probe, then print; nothing is trained."""
     from gencli.training.plan import plan
 
     console.say(f"probing {recipe['recipe']} on {data.name}: nothing is kept")
     with console.hook() as data.progress:
-        made = plan(recipe, data, root, codec_run, done, data.progress, sources)
+        made = plan(recipe, data, root, codec_run, done, data.progress, sources, begun)
     for note in data.notes:
         console.say(note)
     console.document(plan=dataclasses.asdict(made))

@@ -101,12 +101,10 @@ def _paper(model: registry.Entry) -> str:
 def _flags(
     model: registry.Entry, chosen: dict[str, Any], table: dict[str, Any], data: str | None, adapter: list[Flag]
 ) -> list[Flag]:
-    from gencli.data import table_of
     from gencli.training.settings import TrainConfig
 
-    given = (
-        merge(table.get("data", {"name": "digits"}), table_of(data)) if data else table.get("data", {"name": "digits"})
-    )
+    given = table.get("data", {"name": "digits"})
+    given = nesting.data_of(given, data, table.get("from")) if data else given
     picked = choose("models", {**chosen, "name": model.name}, where="model")
     given = picked.load().data_for(picked.config, given)
     flags = [
@@ -216,6 +214,7 @@ def run(name: str, values: dict[str, Any]) -> None:
     }
     given: dict[str, Any] = {key: nested(_under(key, values)) for key in ("model", "data", "train")}
     own["teacher"] = given["model"].get("teacher")
+    nesting.begin_by_recipe(name, own)
     if "adapter" in own:
         given["adapters"] = nesting.adapters(own, nested(_under("adapter", values)))
     if {"from", "resume"} <= own.keys():
@@ -226,17 +225,17 @@ def run(name: str, values: dict[str, Any]) -> None:
     if not old:
         given["model"].pop("teacher", None)  # it stands in the base, by the name of its run
     if "data" in own:
-        base["data"] = merge(base["data"], _data_table(own["data"]))
+        base["data"] = nesting.data_of(base["data"], own["data"], own.get("from"))
         if other := own.get("from", own["teacher"]):
             base["data"] = nesting.sized_like(base["data"], runs.named(other))
     table = resolve(merge(base, {key: value for key, value in given.items() if value}))
     data = open_table(table["data"])
     changes = refuse_changes(resolve(old.config["recipe"]), table, old.name) if old else []
     root = Path(own.get("out", "checkpoints"))
+    begun = runs.named(own["from"]).path if "from" in own else None
     if own.get("plan"):
         codec_run, done = (nesting.codec_of(old), old.config["step"]) if old else (codec_run, 0)
-        return plan.show(table, data, root, codec_run, done, nesting.sources_of(old) if old else sources)
-    begun = runs.named(own["from"]).path if "from" in own else None
+        return plan.show(table, data, root, codec_run, done, nesting.sources_of(old) if old else sources, begun)
     if own.get("verify_resume"):
         return verifying.show(table, codec_run, sources, begun, old)
     with console.hook() as data.progress:
@@ -273,12 +272,6 @@ def _registered(data: str | None) -> str | None:
     """The public name of a registered data set; None for a path or nothing."""
     key = registry.public_name(data or "")
     return key if key in registry.entries("data") else None
-
-
-def _data_table(data: str) -> dict[str, Any]:
-    from gencli.data import table_of
-
-    return table_of(data)
 
 
 def _to_resume(name: str, which: str) -> runs.Found:

@@ -34,11 +34,7 @@ class Derived(Data):
 
     def __init__(self, config: Any) -> None:
         super().__init__(config)
-        name = registry.entry("data", config.of).name
-        kind = registry.load("data", name)
-        if kind.kind != "image" or name in PAIRED:
-            raise GencliError(self.verb.format(config.of), "give a set of images, such as digits or fashion-mnist")
-        self.inner: Data = kind.make(_settings(kind, config))
+        self.inner = inner_of(config, self.verb)
 
     @abstractmethod
     def image(self, x: Field) -> Field:
@@ -72,6 +68,16 @@ class Derived(Data):
             cond = {"image": torch.from_numpy(self.work_out(part.x)), **part.cond}
             made[name] = Split(part.x, cond, part.ids, part.factors)
         return made
+
+
+def inner_of(config: Derived.Config, verb: str) -> Data:
+    """The set that another is made of; `verb` is what is said of one that is refused, by its name."""
+    name = registry.entry("data", config.of).name
+    kind = registry.load("data", name)
+    if kind.kind != "image" or name in PAIRED:
+        raise GencliError(verb.format(config.of), "give a set of images, such as digits or fashion-mnist")
+    made: Data = kind.make(_settings(kind, config))
+    return made
 
 
 def _settings(kind: Any, config: Derived.Config) -> dict[str, Any]:

@@ -25,6 +25,7 @@ from gencli.core import Field
 from gencli.errors import GencliError
 from gencli.operators._base import LinearOperator
 
+FORMATS = ("PNG", "BMP", "GIF", "JPEG", "PPM", "TIFF", "WEBP")
 HALVES = ("top-half", "bottom-half", "left-half", "right-half")
 
 
@@ -73,11 +74,15 @@ class Inpaint(LinearOperator):
         path = Path(name).expanduser()
         if not path.is_file():
             raise GencliError(f"mask '{name}' is no file", f"give box, random, {', '.join(HALVES)}, or a picture")
-        with Image.open(path) as picture:
-            pixels = np.asarray(picture.convert("L"))
-        if pixels.shape != (height, width):
+        try:
+            with Image.open(path, formats=FORMATS) as picture:
+                wide, tall = picture.size
+                pixels = np.asarray(picture.convert("L")) if (wide, tall) == (width, height) else None
+        except Exception as error:  # Pillow raises anything on hostile files
+            raise GencliError(f"mask {name} cannot be read: {error}", "give a picture, such as a PNG") from error
+        if pixels is None:
             raise GencliError(
-                f"mask {name} is {pixels.shape[1]}×{pixels.shape[0]}, the images are {width}×{height}",
+                f"mask {name} is {wide}×{tall}, the images are {width}×{height}",
                 "draw it at the images' size: white pixels are measured",
             )
         return torch.from_numpy(pixels >= 128)

@@ -42,6 +42,7 @@ class Sampler(Component):
 
     interface: ClassVar[type[Any]]  # Denoiser, NextToken, TokenDenoiser or LatentVariable
     takes: ClassVar[tuple[str, ...]] = ()  # what it must be given besides a model: `known`, `keep`, `measured`
+    unguided: ClassVar[str] = ""  # why a guidance scale means nothing to it
 
     def __init__(self, config: Any) -> None:
         self.config = config

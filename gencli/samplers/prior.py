@@ -22,7 +22,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Literal, cast
+from typing import Any, ClassVar, Literal, cast
 
 from torch import Tensor
 from torch.utils._pytree import tree_map
@@ -40,6 +40,7 @@ class Prior(Sampler):
     """One call of the decoder."""
 
     interface = LatentVariable
+    unguided: ClassVar[str] = "decodes a latent once"
 
     @dataclass(frozen=True)
     class Config:

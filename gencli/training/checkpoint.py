@@ -9,7 +9,6 @@ Each is written under a temporary name, fsynced and renamed. `model.safetensors`
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import shutil
 from pathlib import Path
@@ -128,7 +127,7 @@ def newest(folder: Path) -> tuple[Path | None, dict[str, Any], list[str]]:
 
 def _read(state: Path) -> dict[str, Any]:
     try:
-        facts = json.loads((state / "state.json").read_text(encoding="utf-8"))
+        facts = files.read_json(state / "state.json")
         digests, _ = dict(facts["sha256"]), facts["scaler"]
         if int(facts["step"]) != int(state.name.removeprefix(PREFIX)):
             raise ValueError(f"it is about step {facts['step']}")

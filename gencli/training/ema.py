@@ -4,6 +4,12 @@ Power function:  beta_t = (1 − 1/t)^(gamma + 1), so that the profile's width i
 far: short and long runs are averaged alike, and the first steps are forgotten. A constant decay, as in older papers, is
 warmed up by min(decay, (1 + t) / (10 + t)).
 
+A run that begins from the weights of another one restarts the average at them: they are the first of its t + 1 steps,
+
+    beta_t = (1 − 1/(t + 1))^g,   average_t = Σ_i ((i + 1)^g − i^g) theta_i / (t + 1)^g,   i = 0 … t,   g = gamma + 1
+
+where a run from nothing lets go of what it was initialised with at its first step.
+
 Several power-function averages beside the run's own (`Profiles`) let `posthoc` make that of any other width afterwards.
 """
 
@@ -11,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import torch
@@ -28,7 +35,9 @@ def gamma_of(sigma_rel: float) -> float:
 class Average:
     """All persistent floating state of a model except `training_only`; integers and batch statistics are copied."""
 
-    def __init__(self, model: Model, sigma_rel: float, decay: float) -> None:
+    def __init__(self, model: Model, sigma_rel: float, decay: float, before: int = 0) -> None:
+        """`before`: how many steps the weights that the model begins with count as."""
+        self.before = before
         self.on = sigma_rel > 0 or decay > 0
         self._decay = decay
         self._exponent = gamma_of(sigma_rel) + 1 if sigma_rel > 0 and not decay else 0.0
@@ -39,7 +48,9 @@ class Average:
         """The weight of the past at the t-th update (from 1)."""
         if not self.on:
             return 0.0
-        return min(self._decay, (1 + t) / (10 + t)) if self._decay else (1 - 1 / t) ** self._exponent
+        if self._decay:
+            return min(self._decay, (1 + t) / (10 + t))
+        return (1 - 1 / (t + self.before)) ** self._exponent
 
     @torch.no_grad()
     def update(self, model: Model, t: int) -> None:
@@ -67,8 +78,8 @@ class Average:
 class Profiles:
     """Power-function averages of several relative widths, kept for `posthoc`; as tensors they are called `WIDTH/NAME`."""
 
-    def __init__(self, model: Model, widths: Sequence[float]) -> None:
-        self.averages = {width: Average(model, width, 0.0) for width in widths}
+    def __init__(self, model: Model, widths: Sequence[float], before: int = 0) -> None:
+        self.averages = {width: Average(model, width, 0.0, before) for width in widths}
 
     def __bool__(self) -> bool:
         return bool(self.averages)
@@ -91,6 +102,11 @@ class Profiles:
         for width, average in self.averages.items():
             for name, value in average.state.items():
                 value.copy_(tensors[f"{width}/{name}"])
+
+
+def steps_before(config: Mapping[str, Any]) -> int:
+    """How many steps the weights that a run began with count as in its averages; 0 if it began from nothing."""
+    return int(config.get("from", {}).get("counts", 0))
 
 
 def kept_state(model: Model) -> dict[str, Tensor]:

@@ -20,7 +20,7 @@ def line(step: Any, values: Mapping[str, float], began: float) -> str:
 def append(path: Path, lines: Sequence[str]) -> None:
     """Add lines and see them on disk; a write that ends in the middle is mended by `trim`."""
     text = "".join(line + "\n" for line in lines)
-    with files.explained(path), path.open("a", encoding="utf-8") as handle:
+    with files.appended(path) as handle:
         crash.point("metrics.half", lambda: _put(handle, text[: len(text) // 2]))
         _put(handle, text)
         os.fsync(handle.fileno())
@@ -35,7 +35,8 @@ def _put(handle: TextIO, text: str) -> None:
 def trim(path: Path, step: int) -> None:
     """Drop what was logged after the state that training continues from."""
     if path.is_file():
-        text = path.read_text(encoding="utf-8", errors="replace")
+        with files.understood(path, "take it away, then resume"):
+            text = path.read_text(encoding="utf-8", errors="replace")
         kept = "".join(line + "\n" for line in text.splitlines() if _step_of(line) <= step)
         if kept != text:
             files.atomic_write(path, kept.encode())
@@ -43,6 +44,6 @@ def trim(path: Path, step: int) -> None:
 
 def _step_of(line: str) -> float:
     try:
-        return float(json.loads(line)["step"])
+        return float(files.parsed(line)["step"])
     except (ValueError, KeyError, TypeError):
         return float("inf")

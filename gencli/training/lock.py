@@ -44,7 +44,7 @@ def _began(pid: int) -> str:
 def holder(path: Path) -> str | None:
     """Who holds the lock, or None if nobody that is alive does."""
     try:
-        facts = json.loads(path.read_text(encoding="utf-8"))
+        facts = files.read_json(path)
         pid, host, began = int(facts["pid"]), str(facts["host"]), str(facts.get("began", ""))
     except FileNotFoundError:
         return None

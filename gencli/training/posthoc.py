@@ -8,7 +8,8 @@ wanted p in the mean square: A x = b with Aᵢⱼ = ⟨pᵢ, pⱼ⟩, bᵢ = ⟨
 
     ⟨p, q⟩ = (γp + 1)(γq + 1) / (γp + γq + 1) · (t_min / t_max)^γ / t_max,    γ that of the later one
 
-Nothing is lost by whole steps: the trainer's update gives step i exactly the integral of p over (i − 1, i].
+Nothing is lost by whole steps: the trainer's update gives step i exactly the integral of p over (i − 1, i]. The weights that a
+run began from count as its first step, all others as one later.
 
 Ours: models of more than `HALF_ABOVE` numbers are kept in half precision (the authors keep all so), tensor by tensor where
 their greatest number allows it. Integers and batch statistics are those of the last step.
@@ -37,7 +38,7 @@ from gencli import __version__, files
 from gencli.bundle import Run, read_tensors
 from gencli.core import Model
 from gencli.errors import GencliError
-from gencli.training.ema import Profiles, copied_names, gamma_of, kept_state
+from gencli.training.ema import Profiles, copied_names, gamma_of, kept_state, steps_before
 from gencli.training.settings import check_widths
 
 PREFIX = "step-"
@@ -127,8 +128,10 @@ class Made:
     note: str
 
 
-def reconstruct(folder: Path, model: Model, width: float) -> Made:
+def reconstruct(folder: Path, model: Model, width: float, before: int = 0) -> Made:
     """The average of relative width `width` at the last step that the run in `folder`, of this model, kept averages of.
+
+    `before` is how many steps the weights that the run began with count as.
 
     Raises:
         GencliError: no power function has this width; the run kept nothing; a file is damaged.
@@ -142,7 +145,7 @@ def reconstruct(folder: Path, model: Model, width: float) -> Made:
         )
     kept = [(path, each) for path in paths for each in _widths(path)]
     step = _step(paths[-1])
-    found = fit([(_step(path), each) for path, each in kept], step, width)
+    found = fit([(_step(path) + before, each) for path, each in kept], step + before, width)
     shares = {(path, each): share for (path, each), share in zip(kept, found.weights, strict=True)}
     like, copied = kept_state(model), copied_names(model)
     sums = {name: torch.zeros(value.shape, dtype=torch.float64) for name, value in like.items() if name not in copied}
@@ -199,7 +202,7 @@ def make_run(path: Path, width: float, root: Path, name: str | None, command: st
     from gencli.training.session import make_folder, safe_name
 
     run = Run.load(path)
-    made = reconstruct(path, run.model, width)
+    made = reconstruct(path, run.model, width, steps_before(run.config))
     folder = make_folder(root, safe_name(name) if name else f"{path.name}-ema-{width:g}")
     recipe = run.config["recipe"]
     train = {**recipe["train"], "ema": width, "ema_decay": 0.0}

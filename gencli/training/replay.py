@@ -5,13 +5,12 @@ The run's config.json says what the model is; the bundle has its weights as they
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from gencli import device as hardware
-from gencli import runs
+from gencli import files, runs
 from gencli.bundle import Run, load_tensors, read_config, read_tensors, spec_from
 from gencli.config import parse
 from gencli.core import Batch
@@ -96,7 +95,7 @@ def replay(path: Path) -> Replayed:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        bundle = dict(json.loads(path.read_text(encoding="utf-8")))
+        bundle = dict(files.read_json(path))
         if bundle["what"] not in ("loss", "gradient", "weights"):
             raise ValueError(f"it is about {bundle['what']}")
         if bundle.get("precision", "no") not in ("no", "bf16", "fp16"):

@@ -227,9 +227,8 @@ class Session:
     def _check_data(self) -> None:
         then = self.config["data"]["hash"]
         if self.data.hash != then:
-            count = self._changed()
             raise GencliError(
-                f"run {self.folder.name} was trained on other data: hash {then}, now {self.data.hash}{count}",
+                f"run {self.folder.name} was trained on other data: hash {then}, now {self.data.hash}{self._changed()}",
                 "give the same data with --data, or leave --resume out to start a new run",
             )
 
@@ -238,7 +237,8 @@ class Session:
         path = self.folder / "train" / "items.json"
         if not hasattr(self.data, "changed") or not path.is_file():
             return ""
-        return f"; {self.data.changed(json.loads(path.read_text(encoding='utf-8')))} items differ"
+        with files.understood(path, "give the same data with --data"):
+            return f"; {self.data.changed(files.read_json(path))} items differ"
 
     # ---------------------------------------------------------------------------------------------------------------- events
 
@@ -298,12 +298,13 @@ class Session:
 
     def begin(self, trainer: Any) -> Iterator[Event]:
         """Make the trainer ready for its next step: from data, or from the newest good state."""
-        from gencli.training import checkpoint, posthoc
+        from gencli.training import checkpoint, posthoc, preserve
 
         state, facts, damaged = broadcast(checkpoint.newest(self.folder) if world().main else (None, {}, []))
         if state is None:
             self._start(trainer)
         trainer.prepare()
+        trainer.preserved = preserve.ready(self.run, self.data.split("train"), self.folder, self.train, state is None)
         if state is not None:
             checkpoint.restore(trainer, state, facts)
         if world().main:
@@ -331,8 +332,7 @@ class Session:
 
     def _loop(self, trainer: Any) -> Iterator[Event]:
         log: list[str] = []
-        every = max(1, self.train.steps // LOGGED)
-        began = time.perf_counter()
+        every, began = max(1, self.train.steps // LOGGED), time.perf_counter()
         seen: dict[str, Any] = {}  # since the last line: not every phase has its turn in every step
         latent, game = latents.Watch(self.run, self.folder), adversarial.Watch(self.run, self.folder, self.data)
         for step in trainer:

@@ -40,6 +40,10 @@ class TrainConfig:
         "auto", "arithmetic of the network; noise and losses stay fp32"
     )
     compile: bool = opt(False, "compile the network with torch.compile: minutes at the start, faster steps")
+    preserve: float = opt(
+        0.0, "with --from: weight of the loss on what that run made, so that little is forgotten (paper: 1)", low=0.0
+    )
+    preserve_items: int = opt(200, "samples of that run that are drawn once for it", low=1)
     shift: int = opt(0, "augment by random shifts of up to this many pixels", low=0)
     flip: bool = opt(False, "augment by horizontal flips")
     seed: int = opt(0, "seed of everything random in the run", low=0)

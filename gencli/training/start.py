@@ -20,6 +20,8 @@ from gencli.errors import GencliError
 
 NAMED = 3
 """Tensors that are named in a line."""
+COUNTS = 1
+"""Steps that the weights a run begins with count as in its averages (`training/ema.py`)."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,8 @@ class Begun:
     @property
     def facts(self) -> dict[str, Any]:
         """For config.json."""
-        return {"run": self.run, "weights": self.weights, "anew": list(self.anew), "left": list(self.left)}
+        taken = {"run": self.run, "weights": self.weights, "anew": list(self.anew), "left": list(self.left)}
+        return {**taken, "counts": COUNTS}
 
 
 def _named(keys: Iterable[str]) -> str:

@@ -10,7 +10,7 @@ gradients, losses, weights, and whether any loss was not finite; so all do the s
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -24,7 +24,8 @@ from gencli.data._augment import augment
 from gencli.data._loader import indices
 from gencli.errors import GencliError
 from gencli.training import across, faults, optim
-from gencli.training.ema import Average, Profiles
+from gencli.training.ema import Average, Profiles, steps_before
+from gencli.training.preserve import Preserved
 from gencli.training.settings import TrainConfig
 
 Micro = tuple[range, Tensor, Batch]  # rows of the global batch, the items they are, and their tensors
@@ -51,6 +52,7 @@ class Trainer:
         self.phases = self.model.phases()
         self.params = {phase.name: optim.trainable(self.model, phase) for phase in self.phases}
         self.settings = {phase.name: optim.phase_settings(train, phase) for phase in self.phases}
+        self.preserved: Preserved | None = None
 
     def _split_batch(self) -> None:
         parts = self.world.size * self.train.grad_accum
@@ -82,8 +84,9 @@ class Trainer:
                 getattr(self.model, child).compile()
         self.model.train()
         share(self.model.state_dict().values())
-        self.average = Average(self.model, self.train.ema, self.train.ema_decay)
-        self.profiles = Profiles(self.model, self.train.ema_profiles)
+        before = steps_before(self.run.config)
+        self.average = Average(self.model, self.train.ema, self.train.ema_decay, before)
+        self.profiles = Profiles(self.model, self.train.ema_profiles, before)
         owners = [phase for phase in self.phases if self.params[phase.name] and phase.shares is None]
         made = {p.name: optim.make(self.settings[p.name], self.params[p.name], self.model) for p in owners}
         # not prepare(): its wrapper would average gradients in the middle of a penalty's double backward
@@ -155,7 +158,7 @@ class Trainer:
         bad: Micro | None = None
         for micro in batches:
             rows, _, batch = micro
-            losses = self.wrapped(batch, self._turn(phase, rows))
+            losses = self._losses(batch, phase, rows)
             weight = losses.get("weight", torch.tensor(float(len(rows)))).to(losses["loss"])
             gathered.append((losses, weight))
             if not torch.isfinite(losses["loss"]):
@@ -180,6 +183,20 @@ class Trainer:
             shown |= self._step(optimiser)
         self.model.after_step(self._turn(phase, range(self.train.batch_size)))
         return shown
+
+    def _losses(self, batch: Batch, phase: Phase, rows: range) -> Losses:
+        """The model's, and with them those on what is to be preserved."""
+        turn = self._turn(phase, rows)
+        losses: Losses = self.wrapped(batch, turn)
+        if self.preserved is None:
+            return losses
+        seed = mix(self.train.seed, "preserved")
+        chosen = indices(self.step, self.train.batch_size, len(self.preserved), seed)[rows.start : rows.stop]
+        with torch.no_grad():
+            kept = self.run.encode(self.preserved.batch(chosen), turn.rng.at("preserved", "encode"))
+        kept = {key: value.to(self.accelerator.device) for key, value in kept.items()}
+        also = self.wrapped(kept, replace(turn, rng=turn.rng.at("preserved")))["loss"]
+        return {**losses, "loss": losses["loss"] + self.preserved.weight * also, "preserved": also}
 
     def _norm(self, params: list[nn.Parameter]) -> Tensor:
         """Of all gradients together, without the scale that losses may have."""

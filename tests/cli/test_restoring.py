@@ -67,6 +67,8 @@ def test_an_image_is_edited_from_part_of_the_way(shell: Shell, runs: Path) -> No
         (["ddrm", "--input", "test:0", "--operator", "phase-retrieval"], ["needs a linear operator"]),
         (["ddrm", "--input", "test:0", "--operator", "colourise"], ["needs images of 3 channels"]),
         (["ddrm", "--input", "test:0", "--operator", "super-resolution", "--operator.factor", "3"], ["do not fit"]),
+        (["classical", "--input", "test:0", "--guidance", "3"], ["guidance 3 means nothing", "asks no model"]),
+        (["classical", "--print-timesteps"], ["classical has no noise levels"]),
         (["ddim", "--measured"], ["--measured is for samplers that restore, ddim does not"]),
         (["sdedit", "--steps", "4"], ["sdedit edits images and was given none"]),
         (["repaint", "--input", "test:0", "--steps", "4"], ["repaint was not told what to keep"]),
@@ -76,3 +78,15 @@ def test_an_image_is_edited_from_part_of_the_way(shell: Shell, runs: Path) -> No
 )
 def test_what_cannot_be_restored_is_one_line(shell: Shell, runs: Path, args: list[str], words: list[str]) -> None:
     shell("sample", *args).fails(*words)
+
+
+@pytest.mark.parametrize("prior", ["tikhonov", "wavelet", "tv"])
+def test_a_classical_prior_restores_without_asking_the_network_and_says_so(
+    shell: Shell, runs: Path, prior: str
+) -> None:
+    args = ["--operator", "deblur", "--input", "test:0-1", "--steps", "20", "--trajectory"]
+    done = shell.fine("sample", "classical", "--prior", prior, *args)
+    assert "0 network evaluations" in done.err and "classical makes the same of every seed" in done.err
+    told = receipt(done.out)
+    assert told["network_evaluations"] == 0 and told["guidance"] == 1.0 and told["sampler"]["prior"] == prior
+    assert {"psnr", "baseline_psnr"} <= told["restoration"].keys() and len(told["items"]) == 2
