@@ -7,10 +7,10 @@ Loading reads JSON and safetensors and executes no code.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
-import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,7 +19,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from gencli import __version__, registry
+from gencli import __version__, files, registry, runs
 from gencli.config import choose
 from gencli.core import (
     Batch,
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from gencli.guidance._base import Guidance
 
 FORMAT = 1
+MEND = "restore it from a copy, or train again"
 DEFAULT_SAMPLERS = (
     (Denoiser, "ddim"),
     (NextToken, "next-token"),
@@ -123,9 +124,16 @@ class Run:
         nested = path / "codec"
         codec_run = cls.load(nested, device) if (nested / "config.json").exists() else None
         sources = {key: cls.load(path / "sources" / key, device) for key in config.get("sources", [])}
-        run = cls.build(config["recipe"], spec_from(config["data"]["spec"]), codec_run, sources)
+        weights = path / "model.safetensors"
+        shapes = tensor_shapes(weights)
+        with files.understood(path / "config.json", MEND, also=(RuntimeError,)):
+            spec = spec_from(config["data"]["spec"])
+            with torch.device("meta"):  # a config.json that belongs to other weights takes no memory
+                plan = cls.build(config["recipe"], spec, codec_run).model
+            check_fit(plan, shapes, str(weights), plan.training_only)
+            run = cls.build(config["recipe"], spec, codec_run, sources)
         run.config, run.path = config, path
-        load_weights(run.model, path / "model.safetensors", allow_missing=run.model.training_only)
+        load_weights(run.model, weights, allow_missing=run.model.training_only)
         run.model.eval().requires_grad_(False).to(device)
         return run
 
@@ -298,7 +306,9 @@ def hash_of(path: Path) -> str:
     """sha256 of the files that decide what the run in a folder makes, shortened."""
     digest = hashlib.sha256()
     for file in weight_files(path):
-        digest.update(file.read_bytes())
+        with file.open("rb") as held:
+            while part := held.read(2**20):
+                digest.update(part)
     return digest.hexdigest()[:16]
 
 
@@ -307,13 +317,10 @@ def read_config(path: Path) -> dict[str, Any]:
     file = path / "config.json"
     if not file.is_file():
         raise GencliError(f"{path} is not a run: it has no config.json", "see `gencli list runs`")
-    try:
-        config = json.loads(file.read_text(encoding="utf-8"))
+    with files.understood(file, MEND):
+        config = files.read_json(file)
         version = int(config["format"])
-        if version <= FORMAT:
-            config["recipe"]["model"]["name"], config["data"]["spec"]["x"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise GencliError(f"{file} is damaged: {error!r}", "restore it from a copy, or train again") from None
+        config = dict(config) if version > FORMAT else runs.checked(config)
     if version > FORMAT:
         by = config.get("gencli", "a newer version")
         raise GencliError(
@@ -367,25 +374,37 @@ def prior_over(model: Model, name: str) -> str:
 
 def state_of(module: nn.Module) -> dict[str, Tensor]:
     """A module's state by name, contiguous on the CPU, tied tensors once."""
-    seen: set[tuple[int, torch.Size]] = set()
+    seen: set[tuple[int, torch.Size]] = set()  # by address, on the meta device by identity
     made: dict[str, Tensor] = {}
-    for name, value in module.state_dict().items():
-        key = (value.data_ptr(), value.shape)
+    for name, value in module.state_dict(keep_vars=True).items():
+        key = (id(value) if value.is_meta else value.data_ptr(), value.shape)
         if value.numel() and key in seen:
             continue
         seen.add(key)
-        made[name] = value.detach().to("cpu").contiguous()
+        made[name] = value.detach() if value.is_meta else value.detach().to("cpu").contiguous()
     return made
 
 
 def read_tensors(file: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """The tensors and the metadata of a safetensors file; a damaged one is a `GencliError` naming it."""
+    with _opened(file) as handle:
+        return {key: handle.get_tensor(key) for key in handle.keys()}, dict(handle.metadata() or {})  # noqa: SIM118
+
+
+def tensor_shapes(file: Path) -> dict[str, tuple[int, ...]]:
+    """The shapes of the tensors in a safetensors file by name, from its header alone."""
+    with _opened(file) as handle:
+        return {key: tuple(handle.get_slice(key).get_shape()) for key in handle.keys()}  # noqa: SIM118
+
+
+@contextlib.contextmanager
+def _opened(file: Path) -> Iterator[Any]:
+    if not file.is_file():
+        raise GencliError(f"{file} is missing", "resume the run to write it again, or train anew")
     try:
         with safe_open(file, framework="pt") as handle:
-            return {key: handle.get_tensor(key) for key in handle.keys()}, dict(handle.metadata() or {})  # noqa: SIM118
-    except FileNotFoundError:
-        raise GencliError(f"{file} is missing", "resume the run to write it again, or train anew") from None
-    except (SafetensorError, OSError, ValueError) as error:
+            yield handle
+    except (SafetensorError, OSError, ValueError, TypeError, MemoryError) as error:
         raise GencliError(
             f"{file} is damaged: {error}", "resume the run: it falls back to the last good state"
         ) from None
@@ -400,11 +419,19 @@ def load_weights(model: nn.Module, file: Path, allow_missing: tuple[str, ...] = 
 
 def load_tensors(model: nn.Module, tensors: dict[str, Tensor], where: str, allow_missing: tuple[str, ...] = ()) -> None:
     """Fill a model from tensors by name; tied tensors may stand once."""
+    check_fit(model, {key: value.shape for key, value in tensors.items()}, where, allow_missing)
+    model.load_state_dict(tensors, strict=False)
+
+
+def check_fit(
+    model: nn.Module, shapes: Mapping[str, Sequence[int]], where: str, allow_missing: tuple[str, ...] = ()
+) -> None:
+    """Refuse tensors of these names and shapes that do not fit a model; tied ones may stand once."""
     own = model.state_dict()
-    wrong = [key for key in tensors if key not in own or own[key].shape != tensors[key].shape]
+    wrong = [key for key in shapes if key not in own or tuple(own[key].shape) != tuple(shapes[key])]
     tied = set(own) - set(state_of(model))
     absent = [
-        key for key in own if key not in tensors and key not in tied and not key.startswith(allow_missing or ("\0",))
+        key for key in own if key not in shapes and key not in tied and not key.startswith(allow_missing or ("\0",))
     ]
     if wrong or absent:
         first = wrong[0] if wrong else absent[0]
@@ -412,4 +439,3 @@ def load_tensors(model: nn.Module, tensors: dict[str, Tensor], where: str, allow
             f"{where} does not fit the model: {len(wrong)} unexpected and {len(absent)} missing tensors, first '{first}'",
             "the weights belong to other settings",
         )
-    model.load_state_dict(tensors, strict=False)

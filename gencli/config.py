@@ -17,6 +17,8 @@ from gencli import registry
 from gencli.errors import GencliError
 
 T = TypeVar("T")
+MOST = 2**63  # what a number must be below; torch counts in 64 bits
+LONGEST = 60  # characters of a value that a message repeats
 
 
 @dataclass(frozen=True)
@@ -79,8 +81,10 @@ def part(kind: str, default: str, help: str, *, role: str | None = None, **defau
 
 def choose(kind: str, values: Mapping[str, Any] | str, *, role: str | None = None, where: str = "") -> Part:
     """Parse `{"name": "unet", "width": 64}` into a `Part`; refuses a network of another role."""
-    table = {"name": values} if isinstance(values, str) else dict(values)
-    name = registry.public_name(str(table.pop("name")))
+    table = {"name": values} if isinstance(values, str) else dict(_table(values, where or kind))
+    if not isinstance(table.get("name"), str):
+        raise GencliError(f"{where or kind} names no {kind}: {_short(table.get('name'))}", 'give it name = "…"')
+    name = registry.public_name(table.pop("name"))
     cls = registry.load(kind, name)
     if role is not None and getattr(cls, "role", None) != role:
         fitting = [
@@ -116,7 +120,7 @@ def settings(cls: type[Any], prefix: str = "", chosen: Mapping[str, Any] | None 
         meta, path = item.metadata, prefix + item.name
         if "part" in meta:
             picked = chosen.get(item.name, {})
-            picked = {"name": picked} if isinstance(picked, str) else dict(picked)
+            picked = {"name": picked} if isinstance(picked, str) else dict(_table(picked, path))
             name = picked.pop("name", meta["default"])
             rows.append(
                 Setting(path, str, name, meta["help"], choices=_of_role(meta["part"], meta["role"]), part=meta["part"])
@@ -150,7 +154,7 @@ def parse(cls: type[T], values: Mapping[str, Any], where: str = "") -> T:
     hints = typing.get_type_hints(cls)
     fields = {item.name: item for item in dataclasses.fields(cls)}  # type: ignore[arg-type]
     made: dict[str, Any] = {}
-    for key, value in values.items():
+    for key, value in _table(values, where or cls.__name__).items():
         name = key.replace("-", "_")
         if name not in fields:
             near = registry.nearest(key, fields)
@@ -161,14 +165,25 @@ def parse(cls: type[T], values: Mapping[str, Any], where: str = "") -> T:
         meta = fields[name].metadata
         label = f"{where}: {key}" if where else key
         if "part" in meta:
-            table = {"name": value} if isinstance(value, str) else dict(value)
+            table = {"name": value} if isinstance(value, str) else dict(_table(value, label))
             table.setdefault("name", meta["default"])
-            if registry.public_name(table["name"]) == meta["default"]:
+            if registry.public_name(str(table["name"])) == meta["default"]:
                 table = {**meta["defaults"], **table}
             made[name] = choose(meta["part"], table, role=meta["role"], where=label)
         else:
             made[name] = _bounded(_convert(value, hints[name], label), meta, label)
     return cls(**made)
+
+
+def _table(value: Any, label: str) -> Mapping[str, Any]:
+    if not isinstance(value, Mapping):
+        raise GencliError(f"{label} is {_short(value)}", "give a table of settings")
+    return value
+
+
+def _short(value: Any) -> str:
+    text = str(value)
+    return repr(text if len(text) <= LONGEST else f"{text[:LONGEST]}…")
 
 
 def _bounded(value: Any, meta: Mapping[str, Any], label: str) -> Any:
@@ -192,11 +207,11 @@ def _convert(value: Any, kind: Any, label: str) -> Any:
                 return choice
         near = registry.nearest(str(value), [str(a) for a in allowed])
         hint = f"did you mean {near[0]}? " if near else ""
-        raise GencliError(f"{label} is '{value}'", f"{hint}choose one of {', '.join(map(str, allowed))}")
+        raise GencliError(f"{label} is {_short(value)}", f"{hint}choose one of {', '.join(map(str, allowed))}")
     if origin is tuple:
         return _convert_tuple(value, typing.get_args(kind), label)
     if origin is dict:
-        return dict(value)
+        return dict(_table(value, label))
     return _convert_plain(value, kind, label)
 
 
@@ -214,6 +229,8 @@ def _convert_union(value: Any, kinds: tuple[Any, ...], label: str) -> Any:
 
 
 def _convert_tuple(value: Any, inner: tuple[Any, ...], label: str) -> Any:
+    if not isinstance(value, (str, list, tuple)):
+        raise GencliError(f"{label} is {_short(value)}", "give values with commas between them")
     items = [p for p in value.split(",") if p.strip()] if isinstance(value, str) else list(value)
     return tuple(_convert(item, inner[0], label) for item in items)
 
@@ -222,7 +239,7 @@ _WORDS = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no"
 
 
 def _convert_plain(value: Any, kind: Any, label: str) -> Any:
-    readers: dict[Any, Callable[[Any], Any]] = {int: _int, float: float, str: str}
+    readers: dict[Any, Callable[[Any], Any]] = {int: _int, float: float, str: _word}
     if kind is bool:
         if isinstance(value, bool):
             return value
@@ -230,10 +247,13 @@ def _convert_plain(value: Any, kind: Any, label: str) -> Any:
             return _WORDS[str(value).lower()]
     elif kind in readers and not isinstance(value, (bool, dict, list)):
         try:
-            return readers[kind](value)
-        except (ValueError, OverflowError):
-            raise GencliError(f"{label} is '{value}'", f"give {_ARTICLE[kind]}") from None
-    raise GencliError(f"{label} is '{value}'", f"give {_ARTICLE.get(kind, kind)}")
+            made = readers[kind](value)
+        except (ValueError, TypeError, OverflowError):
+            raise GencliError(f"{label} is {_short(value)}", f"give {_ARTICLE[kind]}") from None
+        if kind is not str and not abs(made) < MOST:  # NaN is not either
+            raise GencliError(f"{label} is {_short(value)}", "give a number of fewer digits")
+        return made
+    raise GencliError(f"{label} is {_short(value)}", f"give {_ARTICLE.get(kind, kind)}")
 
 
 _ARTICLE = {int: "a whole number", float: "a number", str: "a word", bool: "true or false"}
@@ -243,6 +263,13 @@ def _int(value: Any) -> int:
     if isinstance(value, float) and not value.is_integer():
         raise ValueError(value)
     return int(value) if not isinstance(value, str) else int(value.replace("_", ""))
+
+
+def _word(value: Any) -> str:
+    text = str(value)
+    if "\0" in text:
+        raise ValueError(text)
+    return text
 
 
 def as_dict(config: Any) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """Writing files so that a reader sees the old one or the new one, never half: temporary name, fsync, rename.
 
-A full disk and a read-only folder become a `GencliError` with exit code 1 that names the path.
+A full disk and a read-only folder become a `GencliError` with exit code 1 that names the path. What is read may be anybody's:
+`understood` turns whatever is wrong with it into one line.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from gencli import crash
 from gencli.errors import GencliError
@@ -25,6 +26,15 @@ from gencli.errors import GencliError
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _CLOSED = {errno.EROFS, errno.EACCES, errno.EPERM}
 _TRIES = 6
+_MOST_TEXT = 2**26  # bytes of a file of settings or facts
+_UNLIKE = (
+    ArithmeticError,
+    AttributeError,
+    LookupError,
+    RecursionError,
+    TypeError,
+    ValueError,
+)  # values of another shape
 
 
 def atomic_write(path: str | Path, data: bytes) -> Path:
@@ -106,6 +116,15 @@ def explained(path: str | Path) -> Iterator[None]:
         raise explain(error, Path(path)) from error
 
 
+@contextlib.contextmanager
+def appended(path: Path) -> Iterator[TextIO]:
+    """A text file to add lines to. A link that leads out of its folder is refused: the folder may be anybody's."""
+    if path.is_symlink() and not path.resolve().is_relative_to(path.parent.resolve()):
+        raise GencliError(f"{path} is a link to {path.resolve()}, to which nothing is added", "put a file in its place")
+    with explained(path), path.open("a", encoding="utf-8") as handle:
+        yield handle
+
+
 def explain(error: OSError, path: Path) -> GencliError:
     """What went wrong in writing `path`, and the next step."""
     if error.errno in _FULL:
@@ -121,6 +140,47 @@ def explain(error: OSError, path: Path) -> GencliError:
             code=1,
         )
     return GencliError(f"cannot write {path}: {error.strerror or error}", "choose another path", code=1)
+
+
+@contextlib.contextmanager
+def understood(path: str | Path, hint: str, also: tuple[type[Exception], ...] = ()) -> Iterator[None]:
+    """Turn what a block raises that reads `path`, which anybody may have written, into one clear line."""
+    unlike: tuple[type[Exception], ...] = (*_UNLIKE, *also)
+    try:
+        yield
+    except OSError as error:
+        raise GencliError(f"{path} cannot be read: {error.strerror or error}", hint) from error
+    except unlike as error:
+        words = " ".join(str(error).split())[:200]
+        raise GencliError(f"{path} is damaged: {type(error).__name__}: {words}", hint) from error
+
+
+def read_bytes(path: Path, most: int = _MOST_TEXT) -> bytes:
+    """What is in a file of at most so many bytes; anything that could be read without end is refused.
+
+    Raises:
+        ValueError: it is a pipe or a device, or larger.
+        OSError: it cannot be read.
+    """
+    found = path.stat()
+    if not stat.S_ISREG(found.st_mode):
+        raise ValueError("it is no file")
+    if found.st_size > most:
+        raise ValueError(f"it has {as_size(found.st_size)}, the most is {as_size(most)}")
+    return path.read_bytes()
+
+
+def parsed(text: str | bytes) -> Any:
+    """The JSON in a text; what is nested too deeply to be read is a ValueError, as everything else that is no JSON."""
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+
+
+def read_json(path: Path) -> Any:
+    """The JSON in a file; raises as `read_bytes` and `parsed` do."""
+    return parsed(read_bytes(path).decode("utf-8"))
 
 
 def _free(path: Path) -> str:

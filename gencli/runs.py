@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gencli import home, registry
+from gencli import files, home, registry
 from gencli.errors import GencliError
 
 
@@ -69,11 +68,55 @@ def every() -> list[Found]:
 
 def _peek(path: Path) -> dict[str, Any] | None:
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-        config["recipe"]["model"]["name"]
-    except (OSError, ValueError, KeyError, TypeError):
+        return checked(files.read_json(path))
+    except (OSError, ValueError, KeyError):
         return None
-    return config
+
+
+_TEXTS = ("gencli", "name", "created", "command", "precision")
+_LISTS = ("codec_models", "model_names", "sources", "adapters")
+_TABLES = ("model", "data", "train", "sample")
+
+
+def checked(config: Any) -> dict[str, Any]:
+    """The config.json of a run, if everything that other commands ask of it is of its type.
+
+    Raises:
+        ValueError: something is of another type, in words.
+        KeyError: something is missing.
+    """
+    data, recipe = _a(dict, config, "it")["data"], config["recipe"]
+    _a(int, config["format"], "format")
+    for key in _TABLES:
+        if key in _a(dict, recipe, "recipe") and recipe[key] is not None:
+            _a(dict, recipe[key], f"recipe.{key}")
+    _a(str, recipe["model"]["name"], "recipe.model.name")
+    for key in ("data", "sample"):
+        _a(str, (recipe.get(key) or {}).get("name", ""), f"recipe.{key}.name")
+    for key in ("codecs", "adapters"):
+        for table in _a(list, recipe.get(key) or [], f"recipe.{key}"):
+            _a(str, _a(dict, table, f"recipe.{key}")["name"], f"recipe.{key}.name")
+    _a(dict, _a(dict, _a(dict, data, "data")["spec"], "data.spec")["x"], "data.spec.x")
+    _a(dict, data["spec"].get("cond", {}), "data.spec.cond")
+    for key, value in {**dict.fromkeys(_TEXTS, ""), **config}.items():
+        if key in _TEXTS:
+            _a(str, value, key)
+        elif key in _LISTS:
+            for one in _a(list, value, key):
+                _a(str, one, key)
+    for key in ("step", "parameters"):
+        _a(int, config.get(key, 0), key)
+    return dict(config)
+
+
+def _a(kind: type, value: Any, what: str) -> Any:
+    """A value that must be of a kind."""
+    if not isinstance(value, kind) or isinstance(value, bool):
+        raise ValueError(f"{what} is no {_NAMES[kind]}: {str(value)[:40]!r}")
+    return value
+
+
+_NAMES = {dict: "table", list: "list", str: "text", int: "whole number"}
 
 
 def find(name: str) -> Found | None:

@@ -13,7 +13,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -74,13 +74,17 @@ class Process:
 
 
 class Zygote:
-    """The process that forks."""
+    """The process that forks; `also` are modules that it imports beside `SHARED`."""
 
-    def __init__(self, home: Path) -> None:
+    def __init__(self, home: Path, also: Sequence[str] = ()) -> None:
         env = {**os.environ, "GENCLI_HOME": str(home), "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
         here = str(Path(__file__).parent)
         self._process = subprocess.Popen(
-            [sys.executable, "-c", START, here], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=env, text=True
+            [sys.executable, "-c", START, here, *also],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env=env,
+            text=True,
         )
         self._count = 0
 
@@ -114,7 +118,7 @@ def serve() -> None:
 
     from gencli import registry
 
-    for name in SHARED:
+    for name in (*SHARED, *sys.argv[2:]):
         importlib.import_module(name)
     for kind in ("models", "networks", "codecs", "samplers", "data"):
         for entry in registry.entries(kind).values():

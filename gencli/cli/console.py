@@ -16,6 +16,7 @@ from gencli.errors import GencliError
 SCHEMA = 1
 PLAIN_EVERY = 30.0
 ESTIMATE_OVER = 10.0
+LONGEST = 2000  # characters of an error's line; a name in a hostile file may have millions
 
 
 @dataclass
@@ -53,7 +54,12 @@ def _write(stream: Any, text: str) -> None:
 def say(text: str) -> None:
     """A line for the person watching; silent with --quiet."""
     if not state.quiet and not state.json:
-        _write(sys.stderr, text)
+        _write(sys.stderr, plain(text))
+
+
+def plain(text: str, kept: str = "\n\t") -> str:
+    """A text whose control characters (of a file's name, say) are written out, so that no terminal obeys them."""
+    return "".join(c if c.isprintable() or c in kept else repr(c)[1:-1] for c in text)
 
 
 def out(text: str) -> None:
@@ -99,9 +105,10 @@ def fail(error: GencliError) -> None:
         state.document = {"error": error.message, "hint": error.hint}
         flush_json()
         return
-    _write(sys.stderr, f"error: {error.message}")
+    message = error.message if len(error.message) <= LONGEST else f"{error.message[:LONGEST]} …"
+    _write(sys.stderr, plain(f"error: {message}", kept=""))
     if error.hint:
-        _write(sys.stderr, f"hint: {error.hint}")
+        _write(sys.stderr, plain(f"hint: {error.hint}", kept=""))
 
 
 def agreed(question: str, yes: bool) -> bool:

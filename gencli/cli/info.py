@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from gencli import files, registry, runs
 from gencli import recipe as recipes
-from gencli import registry, runs
 from gencli.cli import console
 from gencli.cli.options import Flag, build
 from gencli.config import settings
@@ -92,11 +92,22 @@ def _recipe(name: str) -> None:
 
 
 def _run(found: runs.Found) -> None:
-    from gencli.bundle import read_config
+    from gencli.bundle import MEND, read_config
 
     config = read_config(found.path)
+    with files.understood(found.path / "config.json", MEND):
+        rows = _facts(found, config)
+    console.table(rows, ["fact", "value"])
+    console.document(run=config, folder=str(found.path))
+    for line in _evaluations(found):
+        console.show(line)
+    console.following(f"gencli sample {found.name}")
+
+
+def _facts(found: runs.Found, config: dict[str, Any]) -> list[list[Any]]:
+    """What a config.json says, a row a fact."""
     data = config["data"]
-    rows: list[list[Any]] = [
+    return [
         ["folder", found.path],
         ["model", found.model],
         ["made by", f"{config['command']} (gencli {config['gencli']})"],
@@ -112,11 +123,6 @@ def _run(found: runs.Found) -> None:
         *([["sources", _sources(found, config)]] if config.get("sources") else []),
         ["weights", "yes" if found.ready else "not yet"],
     ]
-    console.table(rows, ["fact", "value"])
-    console.document(run=config, folder=str(found.path))
-    for line in _evaluations(found):
-        console.show(line)
-    console.following(f"gencli sample {found.name}")
 
 
 def _codec(config: dict[str, Any]) -> str:
@@ -136,6 +142,8 @@ def _evaluations(found: runs.Found) -> list[str]:
     path = found.path / "evaluations.jsonl"
     if not path.is_file():
         return []
-    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    with files.understood(path, "take the damaged line out, or delete the file"):
+        rows = [files.parsed(line) for line in files.read_bytes(path).decode("utf-8").splitlines()]
+        lines = [f"{row['metric']} = {row['value']:.4g} (n = {row['n']})" for row in rows]
     console.document(evaluations=rows)
-    return [f"{row['metric']} = {row['value']:.4g} (n = {row['n']})" for row in rows]
+    return lines

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import importlib
 import os
 import signal
@@ -125,6 +126,10 @@ def main() -> None:
         if console.state.debug:
             raise
         _fail(error, here, error.code)
+    except OSError as error:
+        if console.state.debug:
+            raise
+        _fail(_of_system(error), here, 2 if error.errno in _PATHS else 1)
     except Exception as error:
         if console.state.debug:
             raise
@@ -157,6 +162,20 @@ def _fail(error: GencliError, here: World, code: int) -> NoReturn:
             error.message = f"process {here.rank}: {error.message}"
         console.fail(error)
     sys.exit(code)
+
+
+_PATHS = {
+    getattr(errno, name)
+    for name in ("ENAMETOOLONG", "ELOOP", "ENOENT", "ENOTDIR", "EISDIR", "EACCES", "EPERM", "ENODEV", "EINVAL")
+    if hasattr(errno, name)
+}  # the path is at fault
+
+
+def _of_system(error: OSError) -> GencliError:
+    """What the system says of a path that somebody gave."""
+    words = (error.strerror or str(error) or type(error).__name__).lower()
+    place = f"{error.filename}: " if error.filename is not None else ""
+    return GencliError(f"{place}{words}", "give another path, or run again with --debug for the traceback")
 
 
 def _readable(error: Exception) -> GencliError:

@@ -16,6 +16,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, ClassVar
 
+import torch
 from safetensors.torch import save
 from torch import Tensor
 
@@ -60,7 +61,7 @@ class Packed:
     def parsed(cls, text: str, tensors: dict[str, Tensor], where: Path) -> Packed:
         """From the JSON that `text` made."""
         try:
-            configs = json.loads(text)
+            configs = files.parsed(text)
             version = int(configs[""]["format"])
             configs[""]["recipe"]["model"]["name"], configs[""]["data"]["spec"]["x"]
             outside = [place for place in configs if not INSIDE.fullmatch(place)]
@@ -77,7 +78,7 @@ class Packed:
     @property
     def text(self) -> str:
         """The configs as JSON."""
-        return json.dumps(self.configs, ensure_ascii=False)
+        return json.dumps(self.configs)  # ASCII: a name on disk may hold what UTF-8 cannot
 
     def inside(self, place: str) -> dict[str, Tensor]:
         """The weights of the run in one folder."""
@@ -146,7 +147,8 @@ class Converter(Component, ABC):
 
     def bring(self, path: Path, like: Run | None, root: Path, name: str | None, command: str, verify: bool) -> Done:
         """A new run's folder under `root`, checked against `path`; removed again if they differ."""
-        packed, notes = self.read(path, like)
+        with files.understood(path, "give the file as its program wrote it", also=(RuntimeError,)):
+            packed, notes = self.read(path, like)
         config = packed.configs[""]
         folder = make_folder(root, safe_name(name or str(config.get("name") or path.stem)))
         packed.configs[""] = {
@@ -199,8 +201,20 @@ def differences(run: Run, packed: Packed) -> Check:
     same = ours.keys() == theirs.keys() and all(
         value.dtype == theirs[key].dtype and value.shape == theirs[key].shape for key, value in ours.items()
     )
-    gaps = [float((v.double() - theirs[k].double()).abs().max()) for k, v in ours.items() if v.numel()] if same else []
+    gaps = [gap(value, theirs[key]) for key, value in ours.items()] if same else []
     return Check(f"{len(ours)} tensors", max(gaps, default=0.0) if same else float("inf"), 0.0)
+
+
+def gap(ours: Tensor, theirs: Tensor) -> float:
+    """The greatest difference, in their type; none between equal bits, whatever they mean."""
+    mine = ours.to(theirs.dtype)
+    if mine.shape == theirs.shape and torch.equal(_bits(mine), _bits(theirs)):
+        return 0.0
+    return float((mine.double() - theirs.double()).abs().max())
+
+
+def _bits(x: Tensor) -> Tensor:
+    return x.detach().contiguous().flatten().view(torch.uint8)
 
 
 @contextlib.contextmanager

@@ -28,7 +28,7 @@ from gencli import recipe as recipes
 from gencli.bundle import Run, new_config, read_tensors, state_of
 from gencli.config import merge, opt
 from gencli.converters import pt
-from gencli.converters._base import Check, Converter, Packed, stripped
+from gencli.converters._base import Check, Converter, Packed, gap, stripped
 from gencli.converters._ways import SAME, Way, owner
 from gencli.core import Field, Spec
 from gencli.errors import GencliError
@@ -323,13 +323,6 @@ class Official(Converter):
             f"run {run.name} is a {what}, of which the format {self.public_name()} knows nothing",
             f"gencli convert {run.name} --to safetensors",
         )
-
-
-def gap(ours: Tensor, theirs: Tensor) -> float:
-    """The greatest difference, in their type."""
-    if not ours.numel():
-        return 0.0
-    return float((ours.to(theirs.dtype).double() - theirs.double()).abs().max())
 
 
 def images(side: int, channels: int = 3, classes: int = 0) -> Spec:

@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gencli.converters import _knots
 from gencli.converters.pt import unreadable
 from gencli.errors import GencliError
 
@@ -118,6 +119,7 @@ def _tensor(storage: Any, offset: int, size: Any, stride: Any, *_: Any) -> Tenso
 
 def read(path: Path) -> Any:
     """What a pickle holds."""
+    _knots.refuse(path)
     try:
         with path.open("rb") as file:
             return _Reader(file, path).load()

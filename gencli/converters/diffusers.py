@@ -20,7 +20,6 @@ or `quad`; reading: an option or a schedule that gencli has no counterpart for, 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -193,7 +192,7 @@ def built(unet: Mapping[str, Any], scheduler: Mapping[str, Any], spec: Spec, kno
 
 def _json(path: Path) -> dict[str, Any]:
     try:
-        made = json.loads(path.read_text(encoding="utf-8"))
+        made = files.read_json(path)
     except FileNotFoundError:
         raise GencliError(f"{path} is missing", "give the folder that holds unet/ and scheduler/") from None
     except (OSError, ValueError) as error:

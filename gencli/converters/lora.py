@@ -28,11 +28,11 @@ import torch
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from gencli import __version__, registry
+from gencli import __version__, files, registry
 from gencli.adapters.lora import KINDS, thin
 from gencli.adapters.lora import Lora as Adapter
 from gencli.bundle import Run, read_tensors
-from gencli.converters._base import Check, Converter, Packed
+from gencli.converters._base import Check, Converter, Packed, gap
 from gencli.errors import GencliError
 
 KEY = "lora_adapter_metadata"
@@ -114,7 +114,7 @@ class Lora(Converter):
     def check(self, run: Run, path: Path) -> list[Check]:
         ours, (theirs, _) = written(run.model), read_tensors(path)
         same = {key: value.shape for key, value in ours.items()} == {key: v.shape for key, v in theirs.items()}
-        gaps = [float((ours[key].double() - theirs[key].double()).abs().max()) for key in ours] if same else []
+        gaps = [gap(ours[key], theirs[key]) for key in ours] if same else []
         return [Check(f"{len(ours)} tensors", max(gaps, default=0.0) if same else float("inf"), 0.0)]
 
 
@@ -195,7 +195,7 @@ def _same_base(metadata: Mapping[str, Any], like: Run, path: Path) -> list[str]:
 def _said(header: Mapping[str, str], path: Path) -> dict[str, Any]:
     """What the header says of the file."""
     try:
-        made = json.loads(header.get(KEY, "{}"))
+        made = files.parsed(header.get(KEY, "{}"))
     except ValueError as error:
         raise GencliError(
             f"{path} is damaged: its header's {KEY} is no JSON: {error}", "convert the run again"

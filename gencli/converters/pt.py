@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from gencli.bundle import FORMAT, Run
+from gencli.converters import _knots
 from gencli.converters._base import Check, Converter, Packed, differences, foreign
 from gencli.errors import GencliError
 
@@ -55,6 +56,7 @@ class Pt(Converter):
 
 def load(path: Path) -> Any:
     """What a `.pt` file holds, if that is tensors and plain values."""
+    _knots.refuse(path)
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:

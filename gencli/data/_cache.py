@@ -191,7 +191,7 @@ def _sync(file: BinaryIO) -> None:
 def _read_json(path: Path) -> dict[str, Any] | None:
     """A JSON object, or None when it is not there or damaged: a cache is made again."""
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = files.parsed(path.read_bytes())
     except (OSError, ValueError):
         return None
     return value if isinstance(value, dict) else None

@@ -7,7 +7,9 @@ not applied; then fitted with the bicubic filter (antialiased when it reduces) i
 
 from __future__ import annotations
 
+import contextlib
 import io
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
@@ -16,9 +18,12 @@ import numpy as np
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+    from PIL.ImageFile import ImageFile
 
 FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "BMP", "DIB", "GIF", "TIFF", "PPM", "TGA", "AVIF", "JPEG2000", "ICO", "PCX")
 MOST_PIXELS = 2**27  # above this a file is taken for a decompression bomb
+LARGE = 2**24  # pixels; of such files one is decoded at a time, for each takes hundreds of MB
+_one_at_a_time = threading.Lock()
 _ORIENTATION = 0x0112
 _ANIMATED = ("GIF", "WEBP", "PNG", "AVIF", "TIFF")
 
@@ -53,6 +58,14 @@ class Picture:
     fitted: float = 0.0
 
 
+def formats() -> list[str]:
+    """What is decoded, of all that Pillow would: one of its decoders (EPS) starts a program."""
+    from PIL import Image
+
+    Image.init()
+    return [name for name in FORMATS if name in Image.OPEN]
+
+
 def decode(
     data: bytes, size: tuple[int, int], fit: Fit, background: RGB, cut: Callable[[Image], Image] | None = None
 ) -> tuple[Picture, np.ndarray]:
@@ -69,19 +82,28 @@ def decode(
         ValueError: the file is empty, a bomb, or holds numbers that no rule maps to 8 bits.
         OSError: the file is damaged; Pillow raises others too on hostile files, all of them `Exception`.
     """
-    from PIL import Image, ImageOps
+    from PIL import Image
 
     if not data:
         raise ValueError("empty file")
-    Image.init()
-    with Image.open(io.BytesIO(data), formats=[name for name in FORMATS if name in Image.OPEN]) as image:
+    with Image.open(io.BytesIO(data), formats=formats()) as image:
         if image.width * image.height > MOST_PIXELS:
             raise ValueError(f"{image.width}×{image.height} pixels, the most is {MOST_PIXELS}: a decompression bomb?")
-        image_format, mode = str(image.format), image.mode
-        frames = int(getattr(image, "n_frames", 1)) if image_format in _ANIMATED else 1
-        image.load()
-        rotated = image.getexif().get(_ORIENTATION, 1) in range(2, 9)
-        flat, alpha = _eight_bits(ImageOps.exif_transpose(image) if rotated else image, background)
+        with _one_at_a_time if image.width * image.height > LARGE else contextlib.nullcontext():
+            return _decoded(image, size, fit, background, cut)
+
+
+def _decoded(
+    image: ImageFile, size: tuple[int, int], fit: Fit, background: RGB, cut: Callable[[Image], Image] | None
+) -> tuple[Picture, np.ndarray]:
+    """An image that was opened, at its size."""
+    from PIL import ImageOps
+
+    image_format, mode = str(image.format), image.mode
+    frames = int(getattr(image, "n_frames", 1)) if image_format in _ANIMATED else 1
+    image.load()
+    rotated = image.getexif().get(_ORIENTATION, 1) in range(2, 9)
+    flat, alpha = _eight_bits(ImageOps.exif_transpose(image) if rotated else image, background)
     flat = flat if cut is None else cut(flat)
     fitted, share = fit_to(flat, size, fit, background)
     pixels = np.asarray(fitted.convert("RGB")).transpose(2, 0, 1)  # (3, H, W)

@@ -25,9 +25,9 @@ def open_source(path: Path) -> Source:
         source = folder_source(path)
         shards = [] if source.stamps else [place for place in path.rglob("*") if is_shard(place) and place.is_file()]
         return open_shards(path, shards) if shards else source
-    if is_shard(path):
+    if is_shard(path) and path.is_file():
         return open_shards(path, [path])
-    if zipfile.is_zipfile(path):
+    if path.is_file() and zipfile.is_zipfile(path):  # a pipe would never end
         return zip_source(path)
     if path.suffix.lower() in COMPRESSED:
         raise GencliError(

@@ -48,7 +48,11 @@ def read_table(text: str | None) -> dict[str, dict[str, str]] | None:
     """
     if text is None:
         return None
-    reader = csv.DictReader(io.StringIO(text), skipinitialspace=True)
+    try:
+        reader = csv.DictReader(io.StringIO(text), skipinitialspace=True)
+        listed = list(reader)
+    except csv.Error as error:
+        raise GencliError(f"labels.csv is damaged: {error}", "make its first line `file,label`") from None
     columns = [name.strip().lower() for name in reader.fieldnames or []]
     if "file" not in columns or not {"label", "group"} & set(columns):
         has = ", ".join(columns) or "none"
@@ -56,7 +60,7 @@ def read_table(text: str | None) -> dict[str, dict[str, str]] | None:
             f"labels.csv needs the columns file and label, it has {has}", "make its first line `file,label`"
         )
     rows: dict[str, dict[str, str]] = {}
-    for row in reader:
+    for row in listed:
         clean = {
             str(key).strip().lower(): (value or "").strip() for key, value in row.items() if isinstance(value, str)
         }

@@ -19,7 +19,7 @@ import tarfile
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -103,7 +103,7 @@ def _tar(shard: Path, lone: bool) -> list[Found]:
             members = [m for m in archive if not m.isdir()]
     except (OSError, tarfile.TarError, ValueError) as error:
         raise GencliError(f"{shard} is no plain tar: {error}", "write it again without compression") from error
-    read = {m.name: lambda m=m: _part(shard, m.offset_data, m.size) for m in members if m.isreg()}
+    read = {m.name: partial(_part, shard, m.offset_data, m.size) for m in members if m.isreg()}
     labels = {_key(m.name): label for m in members if (label := _said(m, read.get(m.name))) is not None}
     root = common_root([m.name for m in members if not is_junk(m.name)]) if lone and not labels else ""
     return [
@@ -186,9 +186,7 @@ def _columns(shard: Path, lone: bool) -> list[Found]:
         return bytes(content)
 
     width = len(str(table.rows))
-    return [
-        Found(f"{row:0{width}}.png", 0, lambda row=row: read(row), labelled(said[row])) for row in range(table.rows)
-    ]
+    return [Found(f"{row:0{width}}.png", 0, partial(read, row), labelled(said[row])) for row in range(table.rows)]
 
 
 class _Arrow:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import lzma
 import os
+import stat
 import unicodedata
 import zipfile
 import zlib
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path, PurePosixPath
 
 from gencli.errors import GencliError
+from gencli.files import read_bytes
 
 EXTENSIONS = frozenset(
     (
@@ -25,6 +29,15 @@ UNSUPPORTED = {
     **dict.fromkeys(("svg", "eps", "ai", "pdf", "psd", "xcf", "jxl", "exr", "hdr"), "this format is not supported"),
 }
 LEADS_OUT = "its name leads out of the archive"
+UNREADABLE = (
+    OSError,
+    ValueError,
+    RuntimeError,
+    EOFError,
+    zipfile.BadZipFile,
+    zlib.error,
+    lzma.LZMAError,
+)  # of an archive
 LARGEST = 512 * 2**20  # bytes of one file; what is larger is reported, not read
 
 Stamp = tuple[int, int]
@@ -87,7 +100,7 @@ def folder_source(root: Path) -> Source:
     places: dict[str, Path] = {}
 
     def read(name: str) -> bytes:
-        return places[name].read_bytes()
+        return read_bytes(places[name], LARGEST)
 
     source = Source(root, read)
     problems: list[OSError] = []
@@ -106,15 +119,18 @@ def folder_source(root: Path) -> Source:
             name = unicodedata.normalize("NFC", raw)
             name = raw if name in places else name  # a disk may hold both spellings of é
             try:
-                stat = place.stat()
+                found = place.stat()
             except OSError as error:
                 source.refused[name] = error.strerror or "cannot be opened"
                 continue
+            if not stat.S_ISREG(found.st_mode):
+                source.refused[name] = "a pipe or a device, which may have no end"
+                continue
             if name == "labels.csv":
-                source.table = _text(place.read_bytes(), place)
+                source.table = _table(partial(read_bytes, place), place)
                 continue
             places[name] = place
-            source.sort(name, (stat.st_size, stat.st_mtime_ns))
+            source.sort(name, (found.st_size, found.st_mtime_ns))
     for problem in problems:
         source.refused[str(problem.filename)] = f"folder cannot be listed: {problem.strerror}"
     return source.done()
@@ -129,7 +145,7 @@ def zip_source(path: Path) -> Source:
     try:
         archive = zipfile.ZipFile(path)
         members = [m for m in archive.infolist() if not m.is_dir()]
-    except (OSError, zipfile.BadZipFile, NotImplementedError) as error:
+    except UNREADABLE as error:
         raise GencliError(f"{path} is damaged: {error}", "make the zip again") from error
     names = [unicodedata.normalize("NFC", m.filename.replace("\\", "/")) for m in members]
     root = common_root([name for name in names if not is_junk(name)])
@@ -156,10 +172,7 @@ def zip_source(path: Path) -> Source:
             continue
         places[name] = member
         if name == "labels.csv":
-            try:
-                source.table = _text(read(name), path / name)
-            except (OSError, ValueError, zipfile.BadZipFile, zlib.error) as error:
-                raise GencliError(f"labels.csv in {path} is damaged: {error}", "make the zip again") from error
+            source.table = _table(lambda: read("labels.csv"), path / name)
             continue
         source.sort(name, (member.file_size, member.CRC))
     return source.done()
@@ -177,8 +190,10 @@ def common_root(names: list[str]) -> str:
     return f"{only}/" if only and only != ".." else ""
 
 
-def _text(raw: bytes, place: Path) -> str:
+def _table(read: Callable[[], bytes], place: Path) -> str:
     try:
-        return raw.decode("utf-8-sig")
+        return read().decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise GencliError(f"{place} is not UTF-8 text: {error.reason}", "save it as UTF-8") from error
+    except UNREADABLE as error:
+        raise GencliError(f"{place} is damaged: {error}", "write it again") from error

@@ -129,7 +129,7 @@ class Book:
 
     def _read(self) -> None:
         try:
-            document = json.loads(self.path.read_text(encoding="utf-8"))
+            document = files.read_json(self.path)
             if document.get("compares") != self.facts["compares"]:
                 raise GencliError(f"{self.folder} holds a comparison of samplers", "give another --out")
             self.rows = [
@@ -208,5 +208,5 @@ class Book:
         path = self.folder / f"{row.slug}.png"
         if not path.is_file():
             return None
-        with Image.open(path) as image:
+        with Image.open(path, formats=["PNG"]) as image:
             return image.convert("RGB")

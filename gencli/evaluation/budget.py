@@ -8,7 +8,6 @@ budget over those of a step. The steps are found once and kept; whoever trains l
 
 from __future__ import annotations
 
-import json
 import math
 import re
 import tempfile
@@ -21,6 +20,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from gencli import files
 from gencli import recipe as recipes
 from gencli.bundle import Run
 from gencli.config import merge
@@ -193,7 +193,10 @@ def most_steps(found: Plan, seconds: float, save_every: int, sample_every: int =
 def rows_of(folder: Path) -> list[dict[str, Any]]:
     """The lines of a run's metrics.jsonl; none where it has no log."""
     path = folder / "metrics.jsonl"
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.is_file() else []
+    if not path.is_file():
+        return []
+    with files.understood(path, "take the damaged line out"):
+        return [dict(files.parsed(line)) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
 def spent_by(rows: list[dict[str, Any]]) -> float | None:

@@ -272,7 +272,7 @@ class Ledger:
 
     def _read(self, path: Path) -> None:
         try:
-            document = json.loads(path.read_text(encoding="utf-8"))
+            document = files.read_json(path)
             self.cells = [Cell(**{**cell, "values": tuple(cell["values"])}) for cell in document.pop("cells")]
         except (ValueError, KeyError, TypeError) as error:
             raise GencliError(f"{path} is damaged: {error}", "give another --out") from None
@@ -309,7 +309,7 @@ class Ledger:
         path = self.folder / f"{cell.label}.png"
         if not cell.values or not path.is_file():
             return None
-        with Image.open(path) as image:
+        with Image.open(path, formats=["PNG"]) as image:
             return image.convert("RGB")
 
 

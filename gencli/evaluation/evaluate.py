@@ -269,6 +269,6 @@ def store(results: Sequence[Result], run: Run | None, writable: bool) -> Path | 
     lines = [json.dumps({**result.row(), "gencli": __version__, "at": now}, default=str) + "\n" for result in results]
     with files.explained(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("a", encoding="utf-8") as handle:
+        with files.appended(path) as handle:
             handle.write("".join(lines))
     return path

@@ -16,7 +16,7 @@ from torch import Tensor
 from gencli import crash
 from gencli.bundle import Run
 from gencli.config import as_dict
-from gencli.core import Batch, Denoiser, Field, LatentVariable, Rng, gather
+from gencli.core import Batch, Denoiser, Field, Rng, gather
 from gencli.errors import GencliError
 from gencli.evaluation.timesteps import visited
 from gencli.guidance._base import Guidance
@@ -54,17 +54,18 @@ def resolved(run: Run, request: Request) -> Request:
     """The request with the run's own sampler and scale where it names none; without a condition no scale guides.
 
     Raises:
-        GencliError: more than a scale for a sampler that knows no levels of noise, or any for one that decodes a latent.
+        GencliError: more than a scale for a sampler that knows no levels of noise, or any for one that it means nothing to.
     """
     sampler = request.sampler or run.sampler()
-    decodes = sampler.interface is LatentVariable
-    own = run.guidance if _taken(run, request.cond) and not decodes else 1.0
+    own = run.guidance if _taken(run, request.cond) and not sampler.unguided else 1.0
     guidance = Guidance.of(own if request.guidance is None else request.guidance)
-    if sampler.interface is not Denoiser and guidance.only_scale(sampler.public_name()) != 1.0 and decodes:
-        raise GencliError(
-            f"guidance {guidance.scale:g} means nothing to sampler {sampler.public_name()}, which decodes a latent once",
-            "leave --guidance out",
-        )
+    if sampler.interface is not Denoiser or sampler.unguided:
+        scale = guidance.only_scale(sampler.public_name())
+        if scale != 1.0 and sampler.unguided:
+            raise GencliError(
+                f"guidance {scale:g} means nothing to sampler {sampler.public_name()}, which {sampler.unguided}",
+                "leave --guidance out",
+            )
     return dataclasses.replace(request, sampler=sampler, guidance=guidance)
 
 

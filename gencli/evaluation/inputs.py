@@ -12,8 +12,9 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +22,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from gencli import files
 from gencli.bundle import Run
 from gencli.core import Batch
 from gencli.data import open_table
 from gencli.data._decode import Fit, Picture, decode
 from gencli.data._open import open_source
+from gencli.data._source import LARGEST, UNREADABLE
 from gencli.errors import GencliError
 from gencli.evaluation.sources import as_size, open_part
 from gencli.operators.inpaint import HALVES, half
@@ -98,7 +101,7 @@ def keep_of(text: str, height: int, width: int) -> Keep:
         raise GencliError(
             f"--keep is '{text}', neither a half nor a file", f"give {', '.join(HALVES)}, or a black and white picture"
         )
-    picture, pixels = _decoded(path.read_bytes(), text)
+    picture, pixels = _decoded(_content(lambda: files.read_bytes(path, LARGEST), text), text)
     if (picture.height, picture.width) != (height, width):
         raise GencliError(
             f"mask {text} is {picture.width}×{picture.height}, the images are {width}×{height}",
@@ -179,7 +182,7 @@ def _from_files(paths: Sequence[Path], shape: Sequence[int], fit: Fit | None) ->
 def _files(path: Path) -> list[tuple[str, bytes]]:
     """One file, or all images of a folder or zip; of a folder that `gencli sample` wrote, the samples."""
     if path.is_file() and path.suffix.lower() != ".zip":
-        return [(str(path), path.read_bytes())]
+        return [(str(path), _content(lambda: files.read_bytes(path, LARGEST), str(path)))]
     with contextlib.closing(open_source(path)) as source:
         if source.refused:
             name, why = next(iter(source.refused.items()))
@@ -190,7 +193,14 @@ def _files(path: Path) -> list[tuple[str, bytes]]:
         if absent or not names:
             what = f"{path} lacks {absent[0]}, which its receipt names" if absent else f"no images in {path}"
             raise GencliError(what, "give images, or items of the run's data such as test:0-15")
-        return [(str(path / name), source.read(name)) for name in names]
+        return [(str(path / name), _content(partial(source.read, name), str(path / name))) for name in names]
+
+
+def _content(read: Callable[[], bytes], name: str) -> bytes:
+    try:
+        return read()
+    except UNREADABLE as error:
+        raise GencliError(f"{name} cannot be read: {error}", "mend or remove it") from error
 
 
 def _decoded(content: bytes, name: str, size: tuple[int, int] | None = None, fit: Fit = "crop") -> tuple[Picture, Any]:

@@ -11,12 +11,13 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import io
-import json
+import math
+import tokenize
 import warnings
 import zipfile
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,9 +28,12 @@ import torch
 from torch import Tensor
 
 from gencli.data import _cache
+from gencli.data._decode import formats
 from gencli.data._open import open_source
+from gencli.data._source import UNREADABLE
 from gencli.errors import GencliError
 from gencli.evaluation.receipts import UNKNOWN, lossy, seed_ranges
+from gencli.files import parsed, understood
 from gencli.metrics._base import FeatureSet
 from gencli.metrics._features import Extractor
 
@@ -77,7 +81,7 @@ class Pictures(Part):
             held: list[np.ndarray] = []
             for start in range(0, len(names), BATCH):
                 some = names[start : start + BATCH]
-                for image in pool.map(lambda name: self._decoded(source.read(name), name), some):
+                for image in pool.map(lambda name: self._decoded(source.read, name), some):
                     self._saw(image)
                     if held and (held[0].shape != image[0].shape or len(held) == BATCH):
                         yield torch.from_numpy(np.stack(held))
@@ -113,12 +117,12 @@ class Pictures(Part):
         self.sizes[array.shape] += 1
         self.transparent += alpha
 
-    def _decoded(self, data: bytes, name: str) -> tuple[np.ndarray, str, bool]:
+    def _decoded(self, read: Callable[[str], bytes], name: str) -> tuple[np.ndarray, str, bool]:
         """uint8 `(1 or 3, H, W)`, the format and whether transparency was dropped."""
         from PIL import Image
 
         try:
-            with warnings.catch_warnings(), Image.open(io.BytesIO(data)) as image:
+            with warnings.catch_warnings(), Image.open(io.BytesIO(read(name)), formats=formats()) as image:
                 warnings.simplefilter("error", Image.DecompressionBombWarning)
                 if image.mode[0] in "IF":
                     raise GencliError(
@@ -138,13 +142,22 @@ class Array(Part):
     """An `.npz` of uint8 images `(N, H, W, C)`, read a batch at a time and never whole."""
 
     def count(self) -> int:
-        with zipfile.ZipFile(self.path) as archive, archive.open("arr_0.npy") as file:
-            return array_shape(file, self.path)[0]
+        with self._opened() as (_, shape):
+            return shape[0]
+
+    @contextlib.contextmanager
+    def _opened(self) -> Iterator[tuple[Any, tuple[int, int, int, int]]]:
+        """The array's bytes after its header, and the shape that the header states."""
+        mend = understood(self.path, "write it again with numpy.savez", also=(*UNREADABLE, MemoryError))
+        with mend, zipfile.ZipFile(self.path) as archive, archive.open("arr_0.npy") as file:
+            shape = array_shape(file, self.path)
+            if math.prod(shape) > archive.getinfo("arr_0.npy").file_size:
+                raise ValueError(f"arr_0 is {shape}, which is more than the file holds")
+            yield file, shape
 
     def items(self) -> Iterator[Tensor]:
-        with zipfile.ZipFile(self.path) as archive, archive.open("arr_0.npy") as file:
-            shape = array_shape(file, self.path)
-            if shape[0] == 0:
+        with self._opened() as (file, shape):
+            if min(shape) < 1:
                 raise GencliError(f"{self.path} holds no images: arr_0 is {shape}", "give an array with some")
             each = int(np.prod(shape[1:]))
             self.codecs[ARRAY] += shape[0]
@@ -166,7 +179,7 @@ def array_shape(file: BinaryIO | Any, path: Path) -> tuple[int, int, int, int]:
         version = np.lib.format.read_magic(file)
         read = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}[version]
         shape, fortran, kind = read(file)
-    except (ValueError, KeyError, OSError, zipfile.BadZipFile) as error:
+    except (*UNREADABLE, KeyError, SyntaxError, tokenize.TokenError) as error:
         raise GencliError(f"{path} is damaged: {error}", "write it again with numpy.savez") from error
     if kind != np.uint8 or fortran or len(shape) != 4 or shape[3] not in (1, 3):
         raise GencliError(
@@ -183,10 +196,11 @@ class Points(Part):
 
     def _array(self) -> Any:
         path = self.path / "points.npy"
-        try:
-            return np.load(path, allow_pickle=False)
-        except (OSError, ValueError, EOFError) as error:
-            raise GencliError(f"{path} cannot be read: {error}", "draw the samples again") from error
+        with understood(path, "draw the samples again", also=(EOFError, MemoryError, SyntaxError, tokenize.TokenError)):
+            array = np.load(path, allow_pickle=False)
+            if array.ndim != 2 or array.dtype.kind != "f":
+                raise ValueError(f"it holds {array.dtype} {array.shape}, not points")
+        return array
 
     def items(self) -> Iterator[Tensor]:
         array = self._array()
@@ -202,12 +216,12 @@ def open_part(path: Path) -> Part:
             if "arr_0.npy" not in archive.namelist():
                 raise GencliError(f"{path} has no array 'arr_0': {', '.join(archive.namelist()[:4])}", "name it arr_0")
         return Array(path)
-    with contextlib.closing(open_source(path)) as source:
-        try:
-            receipt = json.loads(source.read(RECEIPT)) if _has(source, RECEIPT) else {}
-            [(item["file"], int(item["seed"])) for item in receipt.get("items", [])]
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
-            raise GencliError(f"{RECEIPT} in {path} is damaged: {error!r}", "draw the samples again") from error
+    mend = understood(f"{RECEIPT} in {path}", "draw the samples again", also=UNREADABLE)
+    with contextlib.closing(open_source(path)) as source, mend:
+        receipt = parsed(source.read(RECEIPT)) if _has(source, RECEIPT) else {}
+        [(item["file"], int(item["seed"])) for item in receipt.get("items", [])]
+        if not isinstance(receipt.get("run", ""), str):
+            raise TypeError(f"its run is {receipt['run']!r}")
     kind = Points if path.is_dir() and (path / "points.npy").is_file() else Pictures
     return kind(path, receipt)
 
@@ -223,7 +237,7 @@ def _has(source: Any, name: str) -> bool:
 def _archive(path: Path) -> zipfile.ZipFile:
     try:
         return zipfile.ZipFile(path)
-    except (OSError, zipfile.BadZipFile) as error:
+    except UNREADABLE as error:
         raise GencliError(f"{path} is damaged: {error}", "write it again with numpy.savez") from error
 
 

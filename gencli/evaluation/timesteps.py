@@ -49,7 +49,7 @@ def visited(run: Run, sampler: Any) -> list[Call]:
     Raises:
         GencliError: the sampler knows no levels of noise.
     """
-    if sampler.interface is not Denoiser:
+    if sampler.interface is not Denoiser or sampler.unguided:
         raise GencliError(
             f"sampler {sampler.public_name()} has no noise levels, so no timesteps",
             "choose a sampler of diffusion models, such as ddim",

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gencli import files
+from gencli.data._decode import formats
 from gencli.report.markup import Markup, element
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ class Album:
 
         try:
             content = path.read_bytes()
-            with Image.open(io.BytesIO(content)) as image:
+            with Image.open(io.BytesIO(content), formats=formats()) as image:
                 image.load()
                 kind, size = Image.MIME[image.format or ""], image.size
                 if len(content) > _LARGE:
@@ -73,7 +74,7 @@ class Album:
 
         kind = _lossy()
         try:
-            with Image.open(path) as image:
+            with Image.open(path, formats=formats()) as image:
                 total = getattr(image, "n_frames", 1)
                 chosen = evenly(total, MOST_FRAMES)
                 stills = [_still(image, at, kind[0]) for at in chosen]

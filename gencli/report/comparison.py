@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from gencli import files
 from gencli.errors import GencliError
 from gencli.report import figures, numbers
 from gencli.report.album import ROOM, Album
@@ -35,7 +35,7 @@ def of_comparison(folder: Path, room: int = ROOM) -> Page:
     """
     path = folder / FILE
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
+        document = files.read_json(path)
         families = document.get("compares") == "families"
         held = document.pop("rows" if families else "cells")
     except (ValueError, KeyError, AttributeError) as error:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from gencli import files
 from gencli.bundle import read_config, weight_files
 
 _NAMED = 5  # damaged lines of a file that are named one by one
@@ -126,12 +127,16 @@ def read_lines(path: Path, problems: list[str], wrong: Callable[[dict[str, Any]]
     if not path.is_file():
         return []
     rows, damaged = [], []
-    for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(), 1):
+    with files.understood(path, "take it away"):
+        text = path.read_text(encoding="utf-8", errors="replace")
+    for number, line in enumerate(text.splitlines(), 1):
         try:
-            row = json.loads(line)
+            row = files.parsed(line)
             reason = wrong(row) if isinstance(row, dict) else "it is no object"
-        except json.JSONDecodeError as error:
-            reason = f"{error.msg} at column {error.colno}"
+        except ValueError as error:
+            reason = (
+                f"{error.msg} at column {error.colno}" if isinstance(error, json.JSONDecodeError) else str(error)[:80]
+            )
         if reason:
             damaged.append(f"{path.name}: line {number} is damaged and left out: {reason}")
         else:
@@ -167,7 +172,7 @@ def _draws(folder: Path, made: Folder) -> list[Draw]:
     found, others = [], 0
     for path in sorted(folder.glob("*/samples.json")):
         try:
-            facts = json.loads(path.read_text(encoding="utf-8"))
+            facts = files.read_json(path)
             items = len(facts.pop("items"))
             same = facts["weights"] == made.weights
         except (ValueError, KeyError, TypeError, AttributeError) as error:

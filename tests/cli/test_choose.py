@@ -21,7 +21,7 @@ from gencli.training import plan
 
 # images, side, channels, classes, captions · budget, need, seconds of a step of a model · the first answer
 FOLDERS: dict[str, tuple[tuple[int, int, int, int, bool], str, str, dict[str, float], str]] = {
-    "few": ((40, 8, 1, 0, False), "30m", "quality", {}, "vae"),
+    "scarce": ((40, 8, 1, 0, False), "30m", "quality", {}, "vae"),
     "classes": ((110, 8, 1, 2, False), "30m", "quality", {}, "ddpm"),
     "slow": ((110, 16, 3, 0, False), "2m", "quality", {"ddpm": 9.0, "flow-matching": 9.0}, "vae"),
     "exact": ((110, 8, 1, 0, False), "30m", "likelihood", {}, "gated-pixelcnn"),

@@ -29,7 +29,7 @@ def named(lines: list[str]) -> set[str]:
 def test_the_packages_are_those_of_the_project() -> None:
     assert {*environment.NEEDED} == named(PROJECT["dependencies"])
     extras = PROJECT["optional-dependencies"]
-    assert {*environment.OPTIONAL} == named([*extras["peers"], *extras["track"], *extras["export"]])
+    assert {*environment.OPTIONAL} == named([*extras["peers"], *extras["track"], *extras["export"], *extras["shards"]])
 
 
 def test_the_facts_are_true(shell: Shell) -> None:
