@@ -62,7 +62,9 @@ class Stylegan2Ada(Official):
 
     def fits(self, run: Run) -> bool:
         model, shape = run.model, run.spec.x.shape
-        parts = isinstance(model, Model) and isinstance(model.generator, Stylegan2Generator)
+        if not isinstance(model, Model) or not isinstance(model.generator, Stylegan2Generator):
+            return False
+        parts = not model.generator.config.squash
         return parts and isinstance(model.critic, Stylegan2Critic) and shape[1] == shape[2] == _power(shape[1])
 
     def places(self, model: Any) -> Mapping[str, str]:

@@ -8,7 +8,8 @@ Offers: styled
 
 Every convolution has its own w (`layers` of them; a level's last is told to toRGB together with the next level's first), and
 normal noise `(H, W)` with a learned strength, 0 at the start. Resampling by [1, 3, 3, 1] (`nn/fir.py`). toRGB is a 1×1
-modulated convolution without demodulation. The image is not squashed.
+modulated convolution without demodulation. The image is not squashed, or with `squash` by tanh: to give a ground of one value
+that value exactly takes a linear output long, and the ground's grey is most of what tells its images from data.
 
 With base 16,384 and 512 numbers of style these are the networks for 32 to 256 pixels of the released code (32,768: 512 and
 1,024; `cifar`: 32 pixels with 2 layers of mapping). Ours: no clamping of activations, which the released code needs in
@@ -27,7 +28,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from gencli.config import Component
+from gencli.config import Component, opt
 from gencli.core import Field
 from gencli.networks._style import StyleMapping, StyleSettings, class_of, grids, widths
 from gencli.nn.equalised import leaky
@@ -42,7 +43,7 @@ class Stylegan2Generator(nn.Module, Component):
 
     @dataclass(frozen=True)
     class Config(StyleSettings):
-        """Those of all of them."""
+        squash: bool = opt(False, "tanh at the end, for images of which much is as dark or as light as can be")
 
     def __init__(self, config: Config, x: Field, out: Field, cond: Mapping[str, Field] | None = None) -> None:
         nn.Module.__init__(self)
@@ -73,7 +74,7 @@ class Stylegan2Generator(nn.Module, Component):
                 h, x, w[:, at:], [grain.unflatten(1, (1, *grid)) for grain in grains[at : 2 * i + 1]], self.fir
             )
         assert x is not None, "there is at least one level"
-        return x
+        return x.tanh() if self.config.squash else x
 
 
 class _Level(nn.Module):

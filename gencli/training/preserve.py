@@ -16,8 +16,10 @@ Raises GencliError for a run that began from nothing, or whose weights do not al
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import save
@@ -68,7 +70,6 @@ def ready(run: Run, items: Split, folder: Path, train: TrainConfig, fresh: bool)
     path = folder / "train" / FILE
     with main_first():
         if fresh and world().main:
-            _check(run)
             files.atomic_write(path, save(_drawn(run, items, train.preserve_items)))
     tensors, _ = read_tensors(path)
     return Preserved(tensors, train.preserve)
@@ -89,8 +90,10 @@ def _drawn(run: Run, items: Split, count: int) -> Batch:
     return {**cond, "x": made}
 
 
-def _check(run: Run) -> None:
-    began = run.config.get("from")
+def check(run: Run, began: Mapping[str, Any] | None, train: TrainConfig) -> None:
+    """Refuse to preserve where there is nothing to be preserved, from what is known of the run that this one begins with."""
+    if not train.preserve:
+        return
     if began is None:
         raise GencliError("--preserve keeps what another run makes, and this one begins from nothing", "add --from RUN")
     recipe = {key: value for key, value in run.config["recipe"].items() if key != "adapters"}

@@ -29,7 +29,7 @@ from gencli.config import as_dict, choose, parse
 from gencli.core import broadcast, greatest, main_first, mix, world
 from gencli.data._base import Data, Split
 from gencli.errors import GencliError
-from gencli.training import adversarial, journal, latents, memory, start, teaching, track
+from gencli.training import adversarial, journal, latents, memory, preserve, start, teaching, track
 from gencli.training.settings import RESUMABLE, TrainConfig
 from gencli.training.sources import complete, nest
 
@@ -180,14 +180,16 @@ class Session:
         self.run.config["recipe"] = recipe
         self.run.sources = complete(self.run, sources or {}) if folder is None else dict(sources or {})
         if folder is None:
+            taken = start.begin(self.run.model, begun) if begun is not None else None
+            for adapter in adapting.made(recipe):
+                adapter.begin(self.run.model, taken.anew if taken else [])
+            preserve.check(self.run, taken.facts if taken else None, self.train)
             wanted = safe_name(name or f"{recipe['model']['name']}-{data.name}")
             self.folder = broadcast(make_folder(root, wanted) if world().main else root / wanted)
-            self.config = self._new_config() | teaching.facts(recipe["model"])
-            if begun is not None:
-                taken = start.begin(self.run.model, begun)
-                for adapter in adapting.made(recipe):
-                    adapter.begin(self.run.model, taken.anew)
-                self.config["from"], self.notes = taken.facts, taken.notes
+            self.config = (
+                self._new_config() | teaching.facts(recipe["model"]) | ({"from": taken.facts} if taken else {})
+            )
+            self.notes = taken.notes if taken else []
             if world().main:
                 self._fill_folder()
         self.run.path, self.run.config = self.folder, self.config
@@ -298,7 +300,7 @@ class Session:
 
     def begin(self, trainer: Any) -> Iterator[Event]:
         """Make the trainer ready for its next step: from data, or from the newest good state."""
-        from gencli.training import checkpoint, posthoc, preserve
+        from gencli.training import checkpoint, posthoc
 
         state, facts, damaged = broadcast(checkpoint.newest(self.folder) if world().main else (None, {}, []))
         if state is None:
