@@ -186,10 +186,8 @@ class Session:
             preserve.check(self.run, taken.facts if taken else None, self.train)
             wanted = safe_name(name or f"{recipe['model']['name']}-{data.name}")
             self.folder = broadcast(make_folder(root, wanted) if world().main else root / wanted)
-            self.config = (
-                self._new_config() | teaching.facts(recipe["model"]) | ({"from": taken.facts} if taken else {})
-            )
-            self.notes = taken.notes if taken else []
+            begun_from, self.notes = ({"from": taken.facts}, taken.notes) if taken else ({}, [])
+            self.config = self._new_config() | teaching.facts(recipe["model"]) | begun_from
             if world().main:
                 self._fill_folder()
         self.run.path, self.run.config = self.folder, self.config

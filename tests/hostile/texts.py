@@ -148,7 +148,7 @@ def in_toml(random: Random, tables: dict[str, Any]) -> bytes:
                     b"[[model]]\nname='vae'",
                     text.encode("utf-16"),
                 ),
-                *(text.encode() * 2, b"a" * 10**5, b"a." * 50000 + b"b = 1", b"x = " + b"[" * 90000, first.encode()),
+                *(text.encode() * 2, b"a" * 10**5, b"a." * 5000 + b"b = 1", b"x = " + b"[" * 90000, first.encode()),
                 *(
                     b"\xff" + text.encode(),
                     text.encode().replace(b"\n", b"\r"),
