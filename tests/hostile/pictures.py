@@ -15,7 +15,7 @@ from fuzzing import Case, Maker
 from hostile.stock import Stock, damaged, photo
 
 MODES = {
-    "PNG": ("RGB", "L", "RGBA", "LA", "1", "P", "I;16", "I"),
+    "PNG": ("RGB", "L", "RGBA", "LA", "1", "P", "I;16", "I;16"),
     "JPEG": ("RGB", "L", "CMYK", "YCbCr"),
     "GIF": ("L", "P", "RGB"),
     "BMP": ("RGB", "L", "1", "RGBA"),
