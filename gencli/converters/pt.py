@@ -15,11 +15,13 @@ from __future__ import annotations
 
 import pickle
 import re
+import struct
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 
 from gencli.bundle import FORMAT, Run
@@ -28,6 +30,11 @@ from gencli.converters._base import Check, Converter, Packed, differences, forei
 from gencli.errors import GencliError
 
 PLACES = ("ema", "state_dict", "model")
+
+DAMAGED = (  # what torch raises of files that are no checkpoints, or no longer
+    *(RuntimeError, EOFError, ValueError, KeyError, TypeError, AttributeError, IndexError, OSError, OverflowError),
+    *(MemoryError, struct.error, SafetensorError),
+)
 
 
 class Pt(Converter):
@@ -68,7 +75,7 @@ def load(path: Path) -> Any:
                 "ask for the plain weights: torch.save(model.state_dict(), …), or better a safetensors file",
             ) from None
         raise unreadable(path, error) from None
-    except (RuntimeError, EOFError, ValueError, KeyError, TypeError, AttributeError, IndexError, OSError) as error:
+    except DAMAGED as error:
         raise unreadable(path, error) from None
 
 
