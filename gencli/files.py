@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import json
+import math
 import os
 import secrets
 import shutil
@@ -170,17 +171,27 @@ def read_bytes(path: Path, most: int = _MOST_TEXT) -> bytes:
     return path.read_bytes()
 
 
-def parsed(text: str | bytes) -> Any:
-    """The JSON in a text; what is nested too deeply to be read is a ValueError, as everything else that is no JSON."""
+def parsed(text: str | bytes, finite: bool = False) -> Any:
+    """The JSON in a text; what is nested too deeply to be read is a ValueError, as everything else that is no JSON.
+
+    With `finite` so is a number that is none, which Python reads although JSON has no such thing: `atomic_json` writes none.
+    """
+    hooks: dict[str, Any] = {"parse_constant": _number, "parse_float": _number} if finite else {}
     try:
-        return json.loads(text)
+        return json.loads(text, **hooks)
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
 
 
+def _number(text: str) -> float:
+    if not math.isfinite(value := float(text)):
+        raise ValueError(f"it holds the number {text[:40]}")
+    return value
+
+
 def read_json(path: Path) -> Any:
-    """The JSON in a file; raises as `read_bytes` and `parsed` do."""
-    return parsed(read_bytes(path).decode("utf-8"))
+    """The JSON in a file that `atomic_json` wrote; raises as `read_bytes` and `parsed` do."""
+    return parsed(read_bytes(path).decode("utf-8"), finite=True)
 
 
 def _free(path: Path) -> str:

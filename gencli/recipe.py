@@ -7,6 +7,7 @@ from = "RUN": it begins from the weights of that run, with its settings; its min
 
 from __future__ import annotations
 
+import math
 import tomllib
 from functools import cache
 from pathlib import Path
@@ -51,8 +52,10 @@ def load(name: str, *, smoke: bool = False, data: str | None = None) -> dict[str
     table.pop("laptop", None)
     if smoke:
         table.pop("from", None)
-    if "model" not in table or "name" not in table["model"]:
+    if not _named(table.get("model")):
         raise GencliError(f"recipe {path} names no model", 'begin with [model] and name = "…"')
+    if "data" in table and not _named(merge(table["data"], small.get("data", {})) if smoke else table["data"]):
+        raise GencliError(f"recipe {path} has data without a name", 'begin [data] with name = "…"')
     return merge(table, small) if smoke else table
 
 
@@ -85,23 +88,27 @@ def _read(path: Path) -> dict[str, Any]:
     for key, value in table.items():
         if key not in TABLES:
             raise GencliError(f"recipe {path} has an unknown table '{key}'", f"it may have {', '.join(TABLES)}")
-        several = key in ("codecs", "adapters")
-        tables = value if several and isinstance(value, list) else [value]
         if key == "from" and not isinstance(value, str):
             raise GencliError(f"recipe {path}: from is {str(value)[:40]!r}", "give the name of a run")
-        if key not in ("laptop", "from") and any(
-            not isinstance(one, dict) or (several and "name" not in one) for one in tables
-        ):
-            raise GencliError(f"recipe {path}: {key} is no table", f"write [{'[' * several}{key}]{']' * several}")
-        _check_names(value, f"recipe {path}: {key}")
+        if key == "codecs" and not (isinstance(value, list) and all(_named(one) for one in value)):
+            raise GencliError(f"recipe {path}: codecs is no list of tables with a name", "write [[codecs]]")
+        if key not in ("codecs", "from", "laptop") and not isinstance(value, dict):
+            raise GencliError(f"recipe {path}: {key} is no table", f"write [{key}]")
+        _check_values(value, f"recipe {path}: {key}")
     return table
 
 
-def _check_names(value: Any, where: str) -> None:
-    """Refuse a component's name that is no word, at any depth."""
+def _named(table: Any) -> bool:
+    return isinstance(table, dict) and "name" in table
+
+
+def _check_values(value: Any, where: str) -> None:
+    """Refuse a component's name that is no word and a number that is none, at any depth."""
+    if isinstance(value, float) and not math.isfinite(value):
+        raise GencliError(f"{where} is {value}", "give a number")
     for inner in value if isinstance(value, list) else []:
-        _check_names(inner, where)
+        _check_values(inner, where)
     for key, inner in value.items() if isinstance(value, dict) else []:
         if key == "name" and not isinstance(inner, str):
             raise GencliError(f"{where}.name is {str(inner)[:40]!r}", "give a word")
-        _check_names(inner, f"{where}.{key}")
+        _check_values(inner, f"{where}.{key}")

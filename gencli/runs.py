@@ -73,6 +73,7 @@ def _peek(path: Path) -> dict[str, Any] | None:
         return None
 
 
+PRECISIONS = ("fp32", "bf16", "fp16")
 _TEXTS = ("gencli", "name", "created", "command", "precision")
 _LISTS = ("codec_models", "model_names", "sources", "adapters")
 _TABLES = ("model", "data", "train", "sample")
@@ -98,12 +99,18 @@ def checked(config: Any) -> dict[str, Any]:
             _a(str, _a(dict, table, f"recipe.{key}")["name"], f"recipe.{key}.name")
     _a(dict, _a(dict, _a(dict, data, "data")["spec"], "data.spec")["x"], "data.spec.x")
     _a(dict, data["spec"].get("cond", {}), "data.spec.cond")
+    for key in ("name", "hash"):
+        _a(str, data[key], f"data.{key}")
+    for count in _a(dict, data["items"], "data.items").values():
+        _a(int, count, "data.items")
     for key, value in {**dict.fromkeys(_TEXTS, ""), **config}.items():
         if key in _TEXTS:
             _a(str, value, key)
         elif key in _LISTS:
             for one in _a(list, value, key):
                 _a(str, one, key)
+    if config.get("precision", "fp32") not in PRECISIONS:
+        raise ValueError(f"precision is {config['precision'][:40]!r}")
     for key in ("step", "parameters"):
         _a(int, config.get(key, 0), key)
     return dict(config)

@@ -6,6 +6,7 @@ import contextlib
 import errno
 import importlib
 import os
+import re
 import signal
 import sys
 from pathlib import Path
@@ -19,6 +20,7 @@ from gencli import registry
 from gencli.cli import console
 from gencli.cli.options import chosen_value
 from gencli.errors import GencliError
+from gencli.files import as_size
 from gencli.launch import World, launched
 
 COMMANDS = {
@@ -133,6 +135,10 @@ def main() -> None:
     except Exception as error:
         if console.state.debug:
             raise
+        if isinstance(error, MemoryError) or "can't allocate memory" in str(
+            error
+        ):  # on a CPU torch has no class for it
+            _fail(_of_memory(error), here, 2)
         _fail(_readable(error), here, 2 if hasattr(error, "format_message") else 1)
     sys.exit(code if isinstance(code, int) else 0)
 
@@ -169,6 +175,15 @@ _PATHS = {
     for name in ("ENAMETOOLONG", "ELOOP", "ENOENT", "ENOTDIR", "EISDIR", "EACCES", "EPERM", "ENODEV", "EINVAL")
     if hasattr(errno, name)
 }  # the path is at fault
+
+
+def _of_memory(error: Exception) -> GencliError:
+    """What does not fit, as far as it is known."""
+    asked = re.search(r"tried to allocate (\d+) bytes", str(error))
+    size = f": {as_size(int(asked[1]))} were asked for at once" if asked else ""
+    return GencliError(
+        f"there is not enough memory{size}", "give less at a time, a smaller file or network: see --plan"
+    )
 
 
 def _of_system(error: OSError) -> GencliError:

@@ -20,7 +20,7 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
-from gencli import __version__, files
+from gencli import __version__, files, runs
 from gencli.bundle import FORMAT, Run, new_config, read_config, read_tensors
 from gencli.config import Component
 from gencli.errors import GencliError
@@ -28,6 +28,11 @@ from gencli.training.ema import kept_state
 from gencli.training.session import make_folder, safe_name
 
 PREFIXES = ("module.", "_orig_mod.")  # what wrappers put before every name
+UNKNOWN: dict[str, Any] = {
+    "name": "unknown",
+    "hash": "",
+    "items": {"train": 0, "test": 0},
+}  # data that a file does not name
 INSIDE = re.compile(r"|(codec|sources/\w+)(/(codec|sources/\w+))*")  # folders of a run that hold runs
 
 
@@ -61,9 +66,10 @@ class Packed:
     def parsed(cls, text: str, tensors: dict[str, Tensor], where: Path) -> Packed:
         """From the JSON that `text` made."""
         try:
-            configs = files.parsed(text)
+            configs = files.parsed(text, finite=True)
             version = int(configs[""]["format"])
-            configs[""]["recipe"]["model"]["name"], configs[""]["data"]["spec"]["x"]
+            if version <= FORMAT:
+                runs.checked(configs[""])
             outside = [place for place in configs if not INSIDE.fullmatch(place)]
             if outside:
                 raise ValueError(f"no folder of a run: {outside[0]!r}")
@@ -149,7 +155,7 @@ class Converter(Component, ABC):
         """A new run's folder under `root`, checked against `path`; removed again if they differ."""
         with files.understood(path, "give the file as its program wrote it", also=(RuntimeError,)):
             packed, notes = self.read(path, like)
-        config = packed.configs[""]
+            config = runs.checked(packed.configs[""])
         folder = make_folder(root, safe_name(name or str(config.get("name") or path.stem)))
         packed.configs[""] = {
             **config,

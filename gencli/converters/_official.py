@@ -28,7 +28,7 @@ from gencli import recipe as recipes
 from gencli.bundle import Run, new_config, read_tensors, state_of
 from gencli.config import merge, opt
 from gencli.converters import pt
-from gencli.converters._base import Check, Converter, Packed, gap, stripped
+from gencli.converters._base import UNKNOWN, Check, Converter, Packed, gap, stripped
 from gencli.converters._ways import SAME, Way, owner
 from gencli.core import Field, Spec
 from gencli.errors import GencliError
@@ -38,7 +38,6 @@ Given = Mapping[str, Tensor]
 Names = Sequence[tuple[str, str | Callable[["re.Match[str]"], str]]]
 AGREE = 1e-5  # of buffers that are computed anew
 ALIKE = 1e-3  # of outputs, as a share of the largest
-UNKNOWN = {"name": "unknown", "hash": "", "items": {"train": 0, "test": 0}}
 
 
 class Inert:

@@ -31,7 +31,7 @@ from gencli import files, registry
 from gencli.bundle import Run, read_tensors, spec_from
 from gencli.codecs.pixels import Pixels
 from gencli.config import merge
-from gencli.converters._base import Check, Converter, Packed, described, installed
+from gencli.converters._base import UNKNOWN, Check, Converter, Packed, described, installed
 from gencli.converters._chain import chain_from, sample_from, scheduler_of
 from gencli.converters._unet2d import net_from, our_tensors, their_name, unet_of
 from gencli.core import Field, Spec
@@ -183,7 +183,7 @@ def built(unet: Mapping[str, Any], scheduler: Mapping[str, Any], spec: Spec, kno
     in_model = Spec(Pixels.make().spec(spec).x, spec.cond)
     recipe["model"] = {**recipe["model"], **chain_from(scheduler, in_model)}
     run = Run.build(resolve(recipe), spec)
-    facts = known["data"] if known else {"name": "unknown", "hash": "", "items": {"train": 0, "test": 0}}
+    facts = known["data"] if known else UNKNOWN
     run.config = described(run, {key: facts[key] for key in ("name", "hash", "items")})
     if known:
         run.config = {**run.config, "name": known["name"], "command": known["command"]}

@@ -24,7 +24,8 @@ from torch import Tensor, nn
 
 from gencli import runs
 from gencli.bundle import Run, new_config
-from gencli.converters._official import UNKNOWN, Found, Given, Names, Official, count, images
+from gencli.converters._base import UNKNOWN
+from gencli.converters._official import Found, Given, Names, Official, count, images
 from gencli.converters._ways import TURNED, Way
 from gencli.errors import GencliError
 from gencli.models.autoregressive.imagegpt import ImageGPT

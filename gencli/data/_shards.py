@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import re
 import tarfile
 import threading
@@ -26,6 +25,7 @@ from typing import Any
 from gencli.data._plan import SPLIT_NAMES
 from gencli.data._source import LARGEST, LEADS_OUT, Source, common_root, is_junk, leads_out
 from gencli.errors import GencliError
+from gencli.files import parsed
 
 SUFFIXES = (".tar", ".parquet", ".arrow")
 LABELS = ("label", "labels", "fine_label", "class", "cls")
@@ -49,17 +49,17 @@ def open_shards(root: Path, shards: Sequence[Path]) -> Source:
     source = Source(root, lambda name: places[name]())
     rows: list[tuple[str, str]] = []
     for shard in sorted(shards):
-        read = _tar if shard.suffix.lower() == ".tar" else _columns
-        lone = shard == root
-        for found in read(shard, lone):
-            name = found.name if lone else f"{_prefix(root, shard)}:{found.name.replace('/', ':')}"
+        lone, changed = shard == root, shard.stat().st_mtime_ns
+        prefix = "" if lone else _prefix(root, shard)
+        for found in _tar(shard, lone) if shard.suffix.lower() == ".tar" else _columns(shard):
+            name = found.name if lone else f"{prefix}:{found.name.replace('/', ':')}"
             if found.problem:
                 source.refused[name] = found.problem
             elif name in places:
                 source.refused[f"{name} (again)"] = "the shard holds two of this name, the first was taken"
             else:
                 places[name] = found.read
-                source.sort(name, (found.size, shard.stat().st_mtime_ns))
+                source.sort(name, (found.size, changed))
                 rows += [(name, found.label)] if found.label is not None else []
     source.table = _as_csv(rows) if rows else None
     return source.done()
@@ -145,8 +145,8 @@ def _said(member: tarfile.TarInfo, read: Callable[[], bytes] | None) -> str | No
     if extension == "cls":
         return text or None
     try:
-        value = json.loads(text)
-    except (ValueError, RecursionError):
+        value = parsed(text)
+    except ValueError:
         return None
     value = value.get("label") if isinstance(value, dict) else None
     return str(value) if isinstance(value, int | str) else None
@@ -155,7 +155,7 @@ def _said(member: tarfile.TarInfo, read: Callable[[], bytes] | None) -> str | No
 # ------------------------------------------------------------------------------------------------------------- columns
 
 
-def _columns(shard: Path, lone: bool) -> list[Found]:
+def _columns(shard: Path) -> list[Found]:
     """The rows of a Parquet or Arrow file."""
     try:
         import pyarrow
@@ -253,7 +253,7 @@ def _fields(field: Any) -> list[str]:
 
 def _class_names(schema: Any, label: str | None) -> Sequence[str]:
     """The names of classes, where `datasets` wrote them into the header."""
-    about: Any = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
+    about: Any = parsed((schema.metadata or {}).get(b"huggingface", b"{}"))
     for key in ("info", "features", label, "names"):
         about = about.get(key) if isinstance(about, dict) else None
     return [str(name) for name in about] if isinstance(about, list) else []

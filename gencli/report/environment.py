@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import platform
+import sys
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -35,7 +36,7 @@ def facts() -> dict[str, Any]:
         "gencli": __version__,
         "installed": home.short(Path(__file__).parents[1]),
         "python": f"{platform.python_version()} ({platform.python_implementation()})",
-        "system": platform.platform(),
+        "system": _system(),
         "packages": {name: _version(name) for name in NEEDED},
         "optional": {name: _version(name) for name in OPTIONAL},
         "cpu": _cpu(),
@@ -69,6 +70,14 @@ def _cpu() -> dict[str, Any]:
         "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS"),
         "fast_bf16": device.kind(torch.device("cpu")) == "cpu-bf16",
     }
+
+
+def _system() -> str:
+    """What `platform.platform` says, which starts a program to learn what this needs not."""
+    if sys.platform != "linux":
+        return platform.platform()
+    parts = (platform.system(), platform.release(), platform.machine(), "with", "".join(platform.libc_ver()))
+    return "-".join(part for part in parts if part)
 
 
 def _memory() -> int | None:

@@ -128,7 +128,7 @@ def read_lines(path: Path, problems: list[str], wrong: Callable[[dict[str, Any]]
         return []
     rows, damaged = [], []
     with files.understood(path, "take it away"):
-        text = path.read_text(encoding="utf-8", errors="replace")
+        text = files.read_bytes(path).decode("utf-8", "replace")
     for number, line in enumerate(text.splitlines(), 1):
         try:
             row = files.parsed(line)

@@ -66,7 +66,7 @@ def begin(model: nn.Module, folder: Path) -> Begun:
     """Fill `model` with what fits of the weights of the run in a folder.
 
     Raises:
-        GencliError: nothing fits.
+        GencliError: nothing fits, or what fits is not finite.
     """
     tensors, _ = read_tensors(folder / "model.safetensors")
     own = model.state_dict()
@@ -75,6 +75,11 @@ def begin(model: nn.Module, folder: Path) -> Begun:
         raise GencliError(
             f"no tensor of run {folder.name} fits this model",
             f"train with its settings: see `gencli info {folder.name}`",
+        )
+    bad = next((key for key in taken if not tensors[key].to(own[key].dtype).isfinite().all()), None)
+    if bad is not None:
+        raise GencliError(
+            f"tensor {bad} of run {folder.name} is not finite: no training begins with it", "give another run"
         )
     with torch.no_grad():
         model.load_state_dict({key: tensors[key] for key in taken}, strict=False)

@@ -27,23 +27,15 @@ KINDS = (
 )
 MORE = {"options": 6, "pickle": 3, "safetensors-file": 2, "json-config": 2}  # shares of the long run; else 1
 KNOWN = (  # cases that once failed
-    *("json-config-3", "json-config-33", "json-diffusers-2", "json-diffusers-10", "json-receipt-7", "json-receipt-33"),
-    *(
-        "json-beside-5",
-        "toml-12",
-        "toml-23",
-        "toml-28",
-        "toml-52",
-        "toml-96",
-        "safetensors-file-1000",
-        "safetensors-file-1112",
-        "safetensors-file-1171",
-        "pickle-1011",
-        "safetensors-file-2",
-        "safetensors-file-30",
-        "image-6",
-    ),
-    *("npz-11", "npz-15", "zip-6", "pickle-57", "options-19", "folder-run-1", "folder-run-24", "folder-run-37"),
+    *("json-config-3", "json-config-33", "json-diffusers-2", "json-diffusers-10", "json-receipt-7"),
+    *("json-receipt-33", "json-beside-5", "toml-12", "toml-23", "toml-28"),
+    *("toml-52", "toml-96", "safetensors-file-1000", "safetensors-file-1112", "safetensors-file-1171"),
+    *("pickle-1011", "safetensors-file-2", "safetensors-file-30", "image-6", "npz-11"),
+    *("npz-15", "zip-6", "pickle-57", "options-19", "folder-run-1"),
+    *("folder-run-24", "folder-run-37", "folder-run-1000", "json-config-1027", "json-config-1153"),
+    *("json-beside-1019", "safetensors-run-1043", "safetensors-run-1044", "zip-1051", "safetensors-file-1117"),
+    *("toml-1060", "toml-1069", "toml-1105", "pickle-1209", "json-diffusers-1103"),
+    *("json-diffusers-1109", "json-diffusers-1113", "options-1455"),
 )
 
 
