@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -121,8 +121,12 @@ def in_json(random: Random, tree: Any) -> bytes:
 
 def is_json(data: bytes) -> bool:
     """Whether these are the bytes of a JSON value."""
+    return _read(json.loads, data)
+
+
+def _read(parse: Callable[[str], Any], data: bytes) -> bool:
     try:
-        json.loads(data.decode())
+        parse(data.decode())
     except (ValueError, RecursionError):
         return False
     return True
@@ -182,11 +186,7 @@ def written(tables: dict[str, Any]) -> str:
 
 def is_toml(data: bytes) -> bool:
     """Whether these are the bytes of a TOML document."""
-    try:
-        tomllib.loads(data.decode())
-    except (ValueError, RecursionError):
-        return False
-    return True
+    return _read(tomllib.loads, data)
 
 
 RECEIPT = {

@@ -7,7 +7,7 @@ import pytest
 import torch
 from diffused import CIFAR, LABEL, MLP, POINTS, randomised
 from saved import saved
-from tiny import hashes, resumed, session, table, trainer
+from tiny import ends_as, session, table, trained, trainer
 from torch import nn
 
 from gencli import home, recipe
@@ -342,14 +342,7 @@ def test_all_begin_with_the_teachers_weights_and_samples_need_it_no_more(teacher
 
 
 def test_a_resumed_student_is_bit_equal(teacher, tmp_path):
-    whole = session(tmp_path, student(teacher), name="whole")
-    for _ in whole.events():
-        pass
-    part = session(tmp_path, merge(student(teacher), {"train": {"steps": 3}}), name="part")
-    for _ in part.events():
-        pass
-    resumed(part.folder, steps=6)
-    assert hashes(part.folder) == hashes(whole.folder)
+    ends_as(trained(tmp_path, student(teacher), name="whole"), student(teacher), 3)
 
 
 def test_what_has_no_score_is_refused(teacher, tmp_path):

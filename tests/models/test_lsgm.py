@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 from fitting import fit
+from saved import saved
 from tiny import smoke
 from torch import nn
 
@@ -174,8 +175,6 @@ def test_a_prior_that_learns_has_the_better_bound():
 
 
 def test_its_recipe_trains_and_draws(tmp_path):
-    from saved import saved
-
     run = Run.load(saved(tmp_path, smoke("lsgm")))
     z = run.model.prior(4, Rng.rows(range(4)))
     torch.testing.assert_close(z[1:3], run.model.prior(2, Rng.rows([1, 2])))

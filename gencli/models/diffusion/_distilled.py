@@ -132,6 +132,18 @@ class Distilled(Model):
             )
         return same
 
+    def must_inherit(self, whose: str) -> None:
+        """Take the teacher's weights.
+
+        Raises:
+            GencliError: its network is another; `whose` says what the student has of it.
+        """
+        if not self.inherit():
+            raise GencliError(
+                f"{self.public_name()}: the student's denoiser is not that of run {self.config.teacher}, whose {whose}",
+                "leave --denoiser and its settings out",
+            )
+
     @cached_property
     def taught(self) -> Frozen:
         """The teacher, read at the first loss."""

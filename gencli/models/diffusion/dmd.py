@@ -211,11 +211,7 @@ class Dmd(ToTheEnd):
             self.draw_pairs(data, rng.at("pairs"))
         if not self.config.teacher:
             return self.denoiser.initialise(data, count, rng)
-        if not self.inherit():
-            raise GencliError(
-                f"dmd: the student's denoiser is not that of run {self.config.teacher}, whose weights it begins with",
-                "leave --denoiser and its settings out",
-            )
+        self.must_inherit("weights it begins with")
         self.begin()
 
     def draw_pairs(self, data: Iterator[Batch], rng: Rng) -> None:

@@ -99,11 +99,7 @@ class ProgressiveDistillation(Distilled):
         """Teacher and student begin with the weights of the run that teaches."""
         if not self.config.teacher:
             return self.denoiser.initialise(data, count, rng)
-        if not self.inherit():
-            raise GencliError(
-                f"{self.public_name()}: the student's denoiser is not that of run {self.config.teacher}, whose steps it halves",
-                "leave --denoiser and its settings out",
-            )
+        self.must_inherit("steps it halves")
         self.teacher.load_state_dict(self.denoiser.state_dict())
 
     def train(self, mode: bool = True) -> ProgressiveDistillation:
