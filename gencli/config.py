@@ -82,9 +82,7 @@ def part(kind: str, default: str, help: str, *, role: str | None = None, **defau
 def choose(kind: str, values: Mapping[str, Any] | str, *, role: str | None = None, where: str = "") -> Part:
     """Parse `{"name": "unet", "width": 64}` into a `Part`; refuses a network of another role."""
     table = {"name": values} if isinstance(values, str) else dict(_table(values, where or kind))
-    if not isinstance(table.get("name"), str):
-        raise GencliError(f"{where or kind} names no {kind}: {_short(table.get('name'))}", 'give it name = "…"')
-    name = registry.public_name(table.pop("name"))
+    name = registry.public_name(_name(table.pop("name", None), where or kind, kind))
     cls = registry.load(kind, name)
     if role is not None and getattr(cls, "role", None) != role:
         fitting = [
@@ -121,7 +119,7 @@ def settings(cls: type[Any], prefix: str = "", chosen: Mapping[str, Any] | None 
         if "part" in meta:
             picked = chosen.get(item.name, {})
             picked = {"name": picked} if isinstance(picked, str) else dict(_table(picked, path))
-            name = picked.pop("name", meta["default"])
+            name = _name(picked.pop("name", meta["default"]), path, meta["part"])
             rows.append(
                 Setting(path, str, name, meta["help"], choices=_of_role(meta["part"], meta["role"]), part=meta["part"])
             )
@@ -173,6 +171,13 @@ def parse(cls: type[T], values: Mapping[str, Any], where: str = "") -> T:
         else:
             made[name] = _bounded(_convert(value, hints[name], label), meta, label)
     return cls(**made)
+
+
+def _name(value: Any, where: str, kind: str) -> str:
+    """A component's name, which a file may hold anything for."""
+    if not isinstance(value, str):
+        raise GencliError(f"{where} names no {kind}: {_short(value)}", 'give it name = "…"')
+    return value
 
 
 def _table(value: Any, label: str) -> Mapping[str, Any]:

@@ -101,8 +101,8 @@ def checked(config: Any) -> dict[str, Any]:
     _a(dict, data["spec"].get("cond", {}), "data.spec.cond")
     for key in ("name", "hash"):
         _a(str, data[key], f"data.{key}")
-    for count in _a(dict, data["items"], "data.items").values():
-        _a(int, count, "data.items")
+    for split in ("train", "test"):
+        _a(int, _a(dict, data["items"], "data.items")[split], f"data.items.{split}")
     for key, value in {**dict.fromkeys(_TEXTS, ""), **config}.items():
         if key in _TEXTS:
             _a(str, value, key)

@@ -158,6 +158,9 @@ def restore(trainer: Trainer, state: Path, facts: dict[str, Any]) -> None:
     for name, optimiser in trainer.optimisers.items():
         mine = {key.removeprefix(f"{name}/"): value for key, value in tensors.items() if key.startswith(f"{name}/")}
         optim.load_state(optimiser.optimizer, trainer.params[name], mine)
-    if facts["scaler"] is not None:
-        trainer.accelerator.scaler.load_state_dict(facts["scaler"])
+    scaler = trainer.accelerator.scaler
+    if (scaler is None) != (facts["scaler"] is None):
+        raise GencliError(f"{state / 'state.json'} is of a run in another precision", "delete that state's folder")
+    if scaler is not None:
+        scaler.load_state_dict(facts["scaler"])
     trainer.step = int(facts["step"])

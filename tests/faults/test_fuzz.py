@@ -35,7 +35,8 @@ KNOWN = (  # cases that once failed
     *("folder-run-24", "folder-run-37", "folder-run-1000", "json-config-1027", "json-config-1153"),
     *("json-beside-1019", "safetensors-run-1043", "safetensors-run-1044", "zip-1051", "safetensors-file-1117"),
     *("toml-1060", "toml-1069", "toml-1105", "pickle-1209", "json-diffusers-1103"),
-    *("json-diffusers-1109", "json-diffusers-1113", "options-1455"),
+    *("json-diffusers-1109", "json-diffusers-1113", "json-config-50103", "json-config-50239", "json-beside-50026"),
+    *("options-1455",),
 )
 
 
